@@ -42,6 +42,8 @@ pub enum FromDevice {
     BundleHeld { version: u64 },
     /// A session's last process is gone.
     SessionGone { session: SessionId },
+    /// After `retire`: the device key and the state are gone. The last message of a device.
+    Wiped,
     #[serde(other)]
     Unknown,
 }

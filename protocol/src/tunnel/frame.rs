@@ -8,6 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub const MAX_DATA: usize = 32 * 1024;
 /// Largest length field: the `open` frame's.
 pub const MAX_FRAME: usize = 64 * 1024;
+/// Longest message of a `close` frame, in bytes; a longer one is cut when it is sent.
+pub const MAX_CLOSE_MESSAGE: usize = 1024;
 
 /// Which byte stream of a channel a frame speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,9 +124,18 @@ impl Stream {
 }
 
 impl Frame {
-    /// Appends the frame to `out`. Fails only for a frame larger than the other end would take.
+    /// Appends the frame to `out`. Fails only for a frame that the other end would not take, and then
+    /// leaves `out` as it was.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
         let start = out.len();
+        let done = self.append(out, start);
+        if done.is_err() {
+            out.truncate(start);
+        }
+        done
+    }
+
+    fn append(&self, out: &mut BytesMut, start: usize) -> Result<(), FrameError> {
         out.put_u32(0);
         match self {
             Self::Open(signed) => put_json(out, OPEN, signed, "open")?,
@@ -137,9 +148,7 @@ impl Frame {
                 });
                 out.put_u64(*offset);
                 out.extend_from_slice(bytes);
-                if bytes.len() > MAX_DATA {
-                    return Err(FrameError::TooLarge(bytes.len()));
-                }
+                check_data(bytes)?;
             }
             Self::Ack { stream, offset } => {
                 out.put_u8(ACK);
@@ -175,7 +184,8 @@ impl Frame {
             Self::Close { code, message } => {
                 out.put_u8(CLOSE);
                 out.put_u8(*code as u8);
-                out.extend_from_slice(message.as_bytes());
+                let end = message.floor_char_boundary(MAX_CLOSE_MESSAGE);
+                out.extend_from_slice(&message.as_bytes()[..end]);
             }
         }
         let len = out.len() - start - 4;
@@ -215,9 +225,7 @@ impl Frame {
             REFUSED => Self::Refused(get_json(&body, "refused")?),
             DATA | STDERR => {
                 let offset = body.try_get_u64().map_err(|_| FrameError::Malformed("data"))?;
-                if body.len() > MAX_DATA {
-                    return Err(FrameError::TooLarge(body.len()));
-                }
+                check_data(&body)?;
                 let stream = if kind == DATA { Stream::Data } else { Stream::Stderr };
                 Self::Data { stream, offset, bytes: body }
             }
@@ -255,6 +263,9 @@ impl Frame {
                     .into_iter()
                     .find(|known| *known as u8 == code)
                     .ok_or(FrameError::Malformed("close"))?;
+                if body.len() > MAX_CLOSE_MESSAGE {
+                    return Err(FrameError::Malformed("close"));
+                }
                 let message = std::str::from_utf8(&body).map_err(|_| FrameError::Malformed("close"))?;
                 Self::Close { code, message: message.to_owned() }
             }
@@ -275,6 +286,14 @@ fn put_json<T: serde::Serialize>(
 
 fn get_json<T: serde::de::DeserializeOwned>(body: &[u8], frame: &'static str) -> Result<T, FrameError> {
     serde_json::from_slice(body).map_err(|_| FrameError::Malformed(frame))
+}
+
+fn check_data(bytes: &[u8]) -> Result<(), FrameError> {
+    match bytes.len() {
+        0 => Err(FrameError::Malformed("data")),
+        1..=MAX_DATA => Ok(()),
+        more => Err(FrameError::TooLarge(more)),
+    }
 }
 
 fn empty(rest: &[u8], frame: Frame, name: &'static str) -> Result<Frame, FrameError> {
@@ -344,7 +363,24 @@ mod tests {
         let mut wire = BytesMut::from(&[0, 1, 0, 1, 4][..]);
         assert!(matches!(Frame::decode(&mut wire), Err(FrameError::TooLarge(65537))));
         let big = Frame::Data { stream: Stream::Data, offset: 0, bytes: Bytes::from(vec![0; MAX_DATA + 1]) };
-        assert!(matches!(big.encode(&mut BytesMut::new()), Err(FrameError::TooLarge(_))));
+        let mut out = BytesMut::from(&b"before"[..]);
+        assert!(matches!(big.encode(&mut out), Err(FrameError::TooLarge(_))));
+        assert_eq!(out, "before", "a frame that is not sent leaves nothing behind");
+    }
+
+    #[test]
+    fn a_data_frame_without_data_and_a_longwinded_close_are_refused() {
+        let mut empty = BytesMut::from(&[0, 0, 0, 9, 4, 0, 0, 0, 0, 0, 0, 0, 0][..]);
+        assert!(matches!(Frame::decode(&mut empty), Err(FrameError::Malformed("data"))));
+        let mut long = BytesMut::from(&[0, 0, 4, 3, 11, 0][..]);
+        long.extend_from_slice(&[b'a'; 1025]);
+        assert!(matches!(Frame::decode(&mut long), Err(FrameError::Malformed("close"))));
+        let cut = Frame::Close { code: CloseCode::Failed, message: "\u{e9}".repeat(600) };
+        let mut wire = BytesMut::new();
+        cut.encode(&mut wire).unwrap();
+        assert!(
+            matches!(Frame::decode(&mut wire), Ok(Some(Frame::Close { message, .. })) if message.len() == 1024)
+        );
     }
 
     proptest! {

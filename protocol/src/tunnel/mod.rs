@@ -21,8 +21,10 @@ pub const NONCE_HEADER: &str = "daypass-nonce";
 /// Label of the TLS exporter (RFC 5705, RFC 8446 section 7.5) that binds signatures to one connection.
 /// It is asked for with no context and 32 bytes of output.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-daypass-tunnel-1";
-/// Largest WebSocket text message of the hello, in bytes.
+/// Largest WebSocket message that a device sends, in bytes: its hello, and every binary one after it.
 pub const MAX_HELLO: usize = 64 * 1024;
+/// Largest WebSocket message that a broker sends, in bytes: a welcome can carry a whole trust bundle.
+pub const MAX_ANSWER: usize = control::MAX_CONTROL;
 /// Most yamux streams on one tunnel, the control stream included.
 pub const MAX_STREAMS: usize = 32;
 /// The yamux receive window of a whole tunnel, in bytes: at least 256 KiB times [`MAX_STREAMS`].
