@@ -1,1 +1,15 @@
+//! The Daypass broker: signs people in, decides by policy, mints session certificates, records sessions
+//! and keeps the evidence.
+//!
+//! `ARCHITECTURE.md` follows one request through the modules, in order.
+#![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod clock;
+pub mod db;
+pub mod login;
+pub mod random;
+pub mod session;
+
+#[cfg(test)]
+pub mod testing;

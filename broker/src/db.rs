@@ -1,0 +1,174 @@
+//! The store: SQLite or PostgreSQL behind sqlx's `Any` driver, one set of SQL for both.
+//!
+//! SQL lives beside its noun, in free functions that take a [`Tx`] or a connection. What is written is
+//! committed by [`Tx::commit`], which asks for the proof that the audit log has the event: a change of
+//! state without its evidence does not compile.
+
+use crate::audit::Recorded;
+use sqlx::any::AnyPoolOptions;
+use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use std::time::Duration;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("database.url must start with sqlite: or postgres:, and it is {0:?}")]
+    Scheme(String),
+    #[error("the database cannot be opened: {0}")]
+    Connect(#[source] sqlx::Error),
+    #[error("the database cannot be brought to this version's schema: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+#[derive(Clone, Debug)]
+pub struct Db {
+    pool: AnyPool,
+    kind: Kind,
+}
+
+impl Db {
+    /// Opens the database and brings its schema up to date.
+    ///
+    /// `sqlite:/path/file.db?mode=rwc` or `postgres://user@host/name`.
+    pub async fn open(url: &str) -> Result<Self, OpenError> {
+        sqlx::any::install_default_drivers();
+        let kind = match url.split(':').next() {
+            Some("sqlite") => Kind::Sqlite,
+            Some("postgres" | "postgresql") => Kind::Postgres,
+            scheme => return Err(OpenError::Scheme(scheme.unwrap_or_default().to_owned())),
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(if kind == Kind::Sqlite { 8 } else { 16 })
+            .acquire_timeout(Duration::from_secs(10))
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    if kind == Kind::Sqlite {
+                        // synchronous=FULL: a decision that was answered is on the disk.
+                        for pragma in [
+                            "PRAGMA busy_timeout = 10000",
+                            "PRAGMA journal_mode = WAL",
+                            "PRAGMA synchronous = FULL",
+                            "PRAGMA foreign_keys = ON",
+                        ] {
+                            connection.execute(pragma).await?;
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .connect(url)
+            .await
+            .map_err(OpenError::Connect)?;
+        MIGRATIONS.run(&pool).await?;
+        Ok(Self { pool, kind })
+    }
+
+    /// For reading outside a transaction.
+    pub fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// A transaction that will write. On SQLite it takes the write lock at once, so that it waits here
+    /// and does not fail half-way.
+    pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        let begin = match self.kind {
+            Kind::Sqlite => "BEGIN IMMEDIATE",
+            Kind::Postgres => "BEGIN",
+        };
+        Ok(Tx { inner: self.pool.begin_with(begin).await? })
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub fn is_sqlite(&self) -> bool {
+        self.kind == Kind::Sqlite
+    }
+}
+
+/// A transaction that writes; dropped, it is rolled back.
+#[derive(Debug)]
+pub struct Tx {
+    inner: Transaction<'static, Any>,
+}
+
+impl Tx {
+    pub fn conn(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+
+    /// Commits a change of state together with the audit events it appended.
+    pub async fn commit(self, _evidence: Recorded) -> Result<(), sqlx::Error> {
+        self.inner.commit().await
+    }
+
+    /// Commits what is no decision and no change of state that anybody would ask about: counters,
+    /// last-seen times, expired codes swept away. `why` is for the reader.
+    pub async fn commit_housekeeping(self, _why: &'static str) -> Result<(), sqlx::Error> {
+        self.inner.commit().await
+    }
+}
+
+/// The name of the constraint that a write violated, as PostgreSQL gives it; on SQLite the same name for
+/// CHECK constraints, and `table.column` (the first of several) for UNIQUE and PRIMARY KEY. A foreign key
+/// has no name on SQLite and gives `FOREIGN KEY`.
+pub fn violated(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    if let Some(name) = error.constraint() {
+        return Some(name.to_owned());
+    }
+    let message = error.message();
+    ["CHECK constraint failed: ", "UNIQUE constraint failed: "]
+        .iter()
+        .find_map(|prefix| message.split_once(prefix))
+        .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned())
+        .or_else(|| message.contains("FOREIGN KEY constraint failed").then(|| "FOREIGN KEY".to_owned()))
+}
+
+/// Whether `error` is the violation of one of these names, as [`violated`] spells them.
+pub fn violates(error: &sqlx::Error, names: &[&str]) -> bool {
+    violated(error).is_some_and(|name| names.contains(&name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn an_illegal_step_of_a_device_is_refused_by_the_schema() {
+        for db in testing::databases().await {
+            let mut tx = db.begin().await.unwrap();
+            sqlx::query("INSERT INTO product_line (name, title, cra_class, support_end, created_at) VALUES ('edge', 'Edge', 'default', '2031-12-31', 0)")
+                .execute(tx.conn()).await.unwrap();
+            sqlx::query("INSERT INTO device (id, serial_number, product_line, state, prior_state, public_key, labels, bundle_version, created_at) VALUES ('gw-1', 's1', 'edge', 'active', 'none', 'k', '{}', 0, 0)")
+                .execute(tx.conn()).await.unwrap();
+            let error =
+                sqlx::query("UPDATE device SET prior_state = 'retired', state = 'active' WHERE id = 'gw-1'")
+                    .execute(tx.conn())
+                    .await
+                    .unwrap_err();
+            assert!(violates(&error, &["device_transition_is_legal", "FOREIGN KEY"]), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_violated_constraint_is_named_on_both_databases() {
+        for db in testing::databases().await {
+            let mut tx = db.begin().await.unwrap();
+            let error = sqlx::query("INSERT INTO audit_head (one, seq, hash) VALUES (2, 0, '')")
+                .execute(tx.conn())
+                .await
+                .unwrap_err();
+            assert_eq!(violated(&error).as_deref(), Some("audit_head_is_one_row"));
+        }
+    }
+}

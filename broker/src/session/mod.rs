@@ -1,0 +1,3 @@
+//! Sessions: one connection of one person to one device under one grant.
+
+pub mod wire;
