@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod certificate;
 pub mod clock;
 pub mod db;
 pub mod login;
