@@ -56,7 +56,8 @@ export const listSessions = (filter: SessionFilter, signal?: AbortSignal) =>
   getJson<Page<Session>>('/v1/sessions', { query: { ...filter }, signal });
 export const getSession = (id: string, signal?: AbortSignal) =>
   getJson<Session>(path('v1', 'sessions', id), { signal });
-export const endSession = (id: string, why: WithReason) => post<Session>(path('v1', 'sessions', id, 'end'), why);
+export const endSession = (id: string, why: WithReason) =>
+  post<Session>(path('v1', 'sessions', id, 'end'), why);
 export const recordingPath = (session: string, number: number) =>
   path('v1', 'sessions', session, 'recordings', number);
 export const getRecording = (session: string, number: number, signal?: AbortSignal) =>

@@ -46,7 +46,8 @@ export function cookie(name: string, jar: string = document.cookie): string | un
 export function address(path: string, query: Call['query'] = {}): string {
   const words = new URLSearchParams();
   for (const [key, value] of Object.entries(query)) {
-    if (value !== undefined && value !== null && value !== '' && value !== false) words.set(key, String(value));
+    if (value !== undefined && value !== null && value !== '' && value !== false)
+      words.set(key, String(value));
   }
   const text = words.toString();
   return text ? `${path}?${text}` : path;

@@ -56,7 +56,9 @@ export function moment(at: number, now: number, zone?: string): string {
   if (Number.isNaN(when.getTime())) return 'unknown time';
   const named = zone ? { timeZone: zone } : {};
   const day = (ms: number) => new Intl.DateTimeFormat('en-CA', { dateStyle: 'short', ...named }).format(ms);
-  const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', ...named }).format(when);
+  const time = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', ...named }).format(
+    when,
+  );
   if (day(at) === day(now)) return time;
   const date = new Intl.DateTimeFormat('en-GB', {
     day: 'numeric',

@@ -4,7 +4,13 @@ import type { ChannelKind, EndReason, GrantState, Request, RequestState, Session
 
 export type Tone = 'wait' | 'good' | 'bad' | 'quiet' | 'live';
 
-export const REQUEST_STATES: readonly RequestState[] = ['pending', 'granted', 'denied', 'cancelled', 'lapsed'];
+export const REQUEST_STATES: readonly RequestState[] = [
+  'pending',
+  'granted',
+  'denied',
+  'cancelled',
+  'lapsed',
+];
 
 export const requestWords: Record<RequestState, string> = {
   pending: 'waiting',
@@ -48,7 +54,10 @@ export const endWords: Record<EndReason, string> = {
 export function requestBadge(request: Request): { word: string; tone: Tone } {
   if (request.state === 'granted' && request.grant) {
     const { state } = request.grant;
-    return { word: grantWords[state], tone: state === 'live' ? 'live' : state === 'revoked' ? 'bad' : 'quiet' };
+    return {
+      word: grantWords[state],
+      tone: state === 'live' ? 'live' : state === 'revoked' ? 'bad' : 'quiet',
+    };
   }
   const tones: Record<RequestState, Tone> = {
     pending: 'wait',
@@ -67,7 +76,10 @@ export function sessionBadge(session: Session): { word: string; tone: Tone } {
     case 'opening':
       return { word: 'opening', tone: 'wait' };
     default:
-      return { word: 'ended', tone: session.end_reason && HARD_ENDS.has(session.end_reason) ? 'bad' : 'quiet' };
+      return {
+        word: 'ended',
+        tone: session.end_reason && HARD_ENDS.has(session.end_reason) ? 'bad' : 'quiet',
+      };
   }
 }
 

@@ -1,0 +1,143 @@
+// Reading recordings. Their bytes come from devices and are hostile: sizes are bounded, kinds of events are
+// listed, and everything ends as text.
+
+export const MAX_COLS = 500;
+export const MAX_ROWS = 200;
+
+export type CastEvent = [atMs: number, kind: 'o' | 'r', data: string];
+
+export interface Cast {
+  cols: number;
+  rows: number;
+  events: CastEvent[];
+  /** Lines that were not events, for example the last one of a recording that is still written. */
+  skipped: number;
+}
+
+function size(value: unknown, fallback: number, max: number): number {
+  return typeof value === 'number' && Number.isInteger(value) && value > 0 ? Math.min(value, max) : fallback;
+}
+
+function json(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * asciicast v2. Only output and resizes are kept: no theme (it could hide text), no input, no markers. Times
+ * never run backwards.
+ */
+export function readCast(text: string): Cast {
+  const lines = text.split('\n');
+  const header = json(lines[0] ?? '');
+  if (typeof header !== 'object' || header === null || (header as { version?: unknown }).version !== 2)
+    throw new Error('This is not an asciicast of version 2.');
+  const { width, height } = header as { width?: unknown; height?: unknown };
+  const cast: Cast = {
+    cols: size(width, 80, MAX_COLS),
+    rows: size(height, 24, MAX_ROWS),
+    events: [],
+    skipped: 0,
+  };
+  let atMs = 0;
+  for (const line of lines.slice(1)) {
+    if (line.trim() === '') continue;
+    const event = json(line);
+    if (!Array.isArray(event) || typeof event[0] !== 'number' || typeof event[2] !== 'string') {
+      cast.skipped += 1;
+      continue;
+    }
+    const [at, kind, data] = event as [number, unknown, string];
+    if (Number.isFinite(at)) atMs = Math.max(atMs, at * 1000);
+    if (kind === 'o') cast.events.push([atMs, 'o', data]);
+    else if (kind === 'r') {
+      const [, cols, rows] = /^(\d{1,5})x(\d{1,5})$/.exec(data) ?? [];
+      if (cols && rows)
+        cast.events.push([atMs, 'r', `${size(+cols, 80, MAX_COLS)}x${size(+rows, 24, MAX_ROWS)}`]);
+    }
+  }
+  return cast;
+}
+
+export interface Chunk {
+  stream: 'stdout' | 'stderr';
+  text: string;
+}
+
+/**
+ * Output of a command without a PTY: lines of `{"stream": "stdout" | "stderr", "data": <base64>}`. Neighbours of
+ * one stream become one chunk; characters cut in two by the network are put together again.
+ */
+export function readOutput(text: string): { chunks: Chunk[]; skipped: number } {
+  const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+  const chunks: Chunk[] = [];
+  let skipped = 0;
+  const add = (stream: Chunk['stream'], said: string) => {
+    if (!said) return;
+    const last = chunks.at(-1);
+    if (last?.stream === stream) last.text += said;
+    else chunks.push({ stream, text: said });
+  };
+  for (const line of text.split('\n')) {
+    if (line.trim() === '') continue;
+    const entry = json(line) as { stream?: unknown; data?: unknown } | undefined | null;
+    const stream = entry?.stream;
+    const bytes = typeof entry?.data === 'string' ? base64(entry.data) : undefined;
+    if ((stream !== 'stdout' && stream !== 'stderr') || !bytes) {
+      skipped += 1;
+      continue;
+    }
+    add(stream, decoders[stream].decode(bytes, { stream: true }));
+  }
+  add('stdout', decoders.stdout.decode());
+  add('stderr', decoders.stderr.decode());
+  for (const chunk of chunks) chunk.text = chunk.text.replace(/\r\n/g, '\n');
+  return { chunks, skipped };
+}
+
+function base64(text: string): Uint8Array | undefined {
+  try {
+    return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  } catch {
+    return undefined;
+  }
+}
+
+export interface TimelineEvent {
+  at: number | undefined;
+  kind: string;
+  facts: [name: string, value: string][];
+}
+
+const TIMES = ['at', 'at_ms', 'time'];
+const KINDS = ['kind', 'event', 'type'];
+
+/** The events file: one JSON object a line, with its time, its kind, and facts. */
+export function readEvents(text: string): { events: TimelineEvent[]; skipped: number } {
+  const events: TimelineEvent[] = [];
+  let skipped = 0;
+  for (const line of text.split('\n')) {
+    if (line.trim() === '') continue;
+    const entry = json(line);
+    if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) {
+      skipped += 1;
+      continue;
+    }
+    const fields = entry as Record<string, unknown>;
+    const timeKey = TIMES.find((key) => typeof fields[key] === 'number');
+    const kindKey = KINDS.find((key) => typeof fields[key] === 'string');
+    events.push({
+      at: timeKey ? (fields[timeKey] as number) : undefined,
+      kind: kindKey ? String(fields[kindKey]) : 'event',
+      facts: Object.entries(fields)
+        .filter(
+          ([name, value]) => name !== timeKey && name !== kindKey && value !== null && value !== undefined,
+        )
+        .map(([name, value]) => [name, typeof value === 'object' ? JSON.stringify(value) : String(value)]),
+    });
+  }
+  return { events, skipped };
+}
