@@ -30,10 +30,9 @@ export function isHidden(code: number): boolean {
   return HIDDEN.some(([from, to]) => from <= code && code <= to);
 }
 
-/** What stands for a hidden character: the control pictures of Unicode for C0, the code point for the rest. */
+/** What stands for a hidden character: `^[` as cat -v writes it for C0, the code point for the rest. */
 export function mark(code: number): string {
-  if (code <= 0x1f) return String.fromCodePoint(0x2400 + code);
-  if (code === 0x7f) return '\u2421';
+  if (code <= 0x1f || code === 0x7f) return '^' + String.fromCodePoint(code ^ 0x40);
   return `⟨U+${code.toString(16).toUpperCase().padStart(4, '0')}⟩`;
 }
 
