@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod clock;
 pub mod db;
 pub mod login;
+pub mod policy;
 pub mod random;
 pub mod session;
 
