@@ -1,0 +1,91 @@
+import { describe, expect, it } from 'vitest';
+import { MAX_COLS, readCast, readEvents, readOutput } from './recording';
+
+const lines = (...entries: unknown[]) => entries.map((entry) => JSON.stringify(entry)).join('\n') + '\n';
+const header = { version: 2, width: 80, height: 24 };
+const b64 = (text: string) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+
+describe('a terminal recording', () => {
+  it('keeps output and resizes, in milliseconds', () => {
+    expect(readCast(lines(header, [0.5, 'o', 'hi'], [1, 'r', '100x40'])).events).toEqual([
+      [500, 'o', 'hi'],
+      [1000, 'r', '100x40'],
+    ]);
+  });
+
+  it('keeps no theme, input or markers: they could hide or add what was not on screen', () => {
+    const cast = readCast(
+      lines(
+        { ...header, theme: { fg: '#000000', bg: '#000000' } },
+        [0, 'i', 'secret'],
+        [0, 'm', 'label'],
+        [0, 'o', 'x'],
+      ),
+    );
+    expect(cast).toEqual({ cols: 80, rows: 24, events: [[0, 'o', 'x']], skipped: 0 });
+  });
+
+  it('bounds the size of the screen', () => {
+    expect(readCast(lines({ version: 2, width: 1e9, height: -3 }))).toMatchObject({
+      cols: MAX_COLS,
+      rows: 24,
+    });
+    const resized = readCast(lines(header, [0, 'r', '99999x99999'], [0, 'r', '1e9x5'], [0, 'r', '0x0']));
+    expect(resized.events.map(([, , data]) => data)).toEqual(['500x200', '80x24']);
+  });
+
+  it('never runs backwards, and passes over a last line that is still written', () => {
+    const cast = readCast(lines(header, [5, 'o', 'a'], [1, 'o', 'b'], ['x', 'o', 'c']) + '[6,"o","cut o');
+    expect(cast.events.map(([at]) => at)).toEqual([5000, 5000]);
+    expect(cast.skipped).toBe(2);
+  });
+
+  it('says so when it is none', () => {
+    for (const text of ['', 'not json', 'null', lines({ version: 3 })])
+      expect(() => readCast(text)).toThrow();
+  });
+});
+
+describe('the output of a command', () => {
+  it('puts neighbours of one stream and cut characters together', () => {
+    const [a, b] = [b64('é').slice(0, 2) + '==', btoa('\u00a9')];
+    const { chunks } = readOutput(
+      lines(
+        { stream: 'stdout', data: a },
+        { stream: 'stdout', data: b },
+        { stream: 'stderr', data: b64('no\r\n') },
+      ),
+    );
+    expect(chunks).toEqual([
+      { stream: 'stdout', text: 'é' },
+      { stream: 'stderr', text: 'no\n' },
+    ]);
+  });
+
+  it('counts what it cannot read', () => {
+    const broken = lines({ stream: 'stdout', data: '%%%' }, { stream: 'other', data: '' }, null, 7) + 'x\n';
+    expect(readOutput(broken)).toEqual({ chunks: [], skipped: 5 });
+  });
+});
+
+describe('the events of a session', () => {
+  it('become a moment, a kind and facts', () => {
+    expect(readEvents(lines({ at: 5, kind: 'exit', status: 0, signal: null, of: { a: 1 } })).events).toEqual([
+      {
+        at: 5,
+        kind: 'exit',
+        facts: [
+          ['status', '0'],
+          ['of', '{"a":1}'],
+        ],
+      },
+    ]);
+  });
+
+  it('may be broken without breaking the others', () => {
+    expect(readEvents('{\n[]\nnull\n' + lines({}))).toEqual({
+      events: [{ at: undefined, kind: 'event', facts: [] }],
+      skipped: 3,
+    });
+  });
+});
