@@ -61,7 +61,7 @@ const hugeHeader = cast([[0.1, 'an honest screen']]).replace('"width":80', '"wid
 const output = (lines) =>
   lines
     .map(([stream, text], i) =>
-      JSON.stringify({ at_ms: i * 40, stream, offset: i * 64, data: Buffer.from(text).toString('base64') }),
+      JSON.stringify({ t: i * 40, stream, data: Buffer.from(text).toString('base64') }),
     )
     .join('\n') + '\n';
 
@@ -202,18 +202,43 @@ export function world(now = Date.now()) {
   const start = now - 2999 * MINUTE;
   const events =
     [
-      { at: start, kind: 'started', device: 'gw-0042', login: 'diag', kex: 'mlkem768x25519-sha256' },
-      { at: start + 900, kind: 'channel_opened', channel: 1, what: 'shell', pty: 'xterm-256color 80x20' },
       {
-        at: start + 5200,
-        kind: 'channel_opened',
-        channel: 2,
-        what: 'exec',
-        command: 'cat /etc/os-release; ' + HOSTILE,
+        t: 0,
+        event: 'session_opened',
+        session: 'S-7K2M9QXD',
+        request: 'R-EXP1RED0',
+        person: people.ana.id,
+        email: people.ana.email,
+        device: 'gw-0042',
+        login: 'diag',
+        client_address: '198.51.100.7:51514',
       },
-      { at: start + 6100, kind: 'exit', channel: 2, status: 0 },
-      { at: start + 9000, kind: 'refused', what: 'agent forwarding', why: 'not a channel of Daypass' },
-      { at: start + 65200, kind: 'ended', reason: 'closed' },
+      {
+        t: 900,
+        event: 'channel_opened',
+        channel: 1,
+        kind: 'shell',
+        pty: { term: 'xterm-256color', size: { cols: 80, rows: 20 } },
+        recording: 1,
+      },
+      {
+        t: 5200,
+        event: 'channel_opened',
+        channel: 2,
+        kind: 'exec',
+        command: { text: 'cat /etc/os-release; ' + HOSTILE },
+        recording: 2,
+      },
+      { t: 6100, event: 'exited', channel: 2, status: 0 },
+      { t: 6100, event: 'channel_closed', channel: 2, input_bytes: 0, stdout_bytes: 128, stderr_bytes: 42 },
+      {
+        t: 9000,
+        event: 'channel_refused',
+        kind: 'auth-agent@openssh.com',
+        why: 'agent forwarding is not a channel',
+      },
+      { t: 60_000, event: 'notice', text: 'Access ends in one minute.' },
+      { t: 65_200, event: 'session_ended', reason: 'closed' },
     ]
       .map((event) => JSON.stringify(event))
       .join('\n') + '\n';
@@ -227,7 +252,8 @@ export function world(now = Date.now()) {
     'S-7K2M9QXD/0': events,
     'S-7K2M9QXD/1': terminal,
     'S-7K2M9QXD/2': said,
-    'S-11VE0000/0': JSON.stringify({ at: now - 6 * MINUTE, kind: 'started' }) + '\n',
+    'S-11VE0000/0':
+      JSON.stringify({ t: 0, event: 'session_opened', device: 'gw-0042', login: 'diag' }) + '\n',
     'S-11VE0000/1': terminal.slice(0, -9),
     'S-BR0KEN00/1': hugeHeader,
     'S-BR0KEN00/2': 'not a recording\n',

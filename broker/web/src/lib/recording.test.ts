@@ -70,22 +70,38 @@ describe('the output of a command', () => {
 
 describe('the events of a session', () => {
   it('become a moment, a kind and facts', () => {
-    expect(readEvents(lines({ at: 5, kind: 'exit', status: 0, signal: null, of: { a: 1 } })).events).toEqual([
+    const opened = {
+      t: 5,
+      event: 'channel_opened',
+      kind: 'exec',
+      command: { text: 'uptime', base64: 'dXA=' },
+      pty: { term: 'xterm', size: { cols: 80 } },
+      signal: null,
+    };
+    expect(readEvents(lines(opened)).events).toEqual([
       {
         at: 5,
-        kind: 'exit',
+        kind: 'channel opened',
         facts: [
-          ['status', '0'],
-          ['of', '{"a":1}'],
+          ['kind', 'exec'],
+          ['command', 'uptime'],
+          ['command base64', 'dXA='],
+          ['pty term', 'xterm'],
+          ['pty size cols', '80'],
         ],
       },
     ]);
   });
 
   it('may be broken without breaking the others', () => {
-    expect(readEvents('{\n[]\nnull\n' + lines({}))).toEqual({
-      events: [{ at: undefined, kind: 'event', facts: [] }],
-      skipped: 3,
+    expect(readEvents('{\n[]\nnull\n{"t":1}\n' + lines({ t: 'x', event: 'notice' }))).toEqual({
+      events: [{ at: undefined, kind: 'notice', facts: [] }],
+      skipped: 4,
     });
+  });
+
+  it('do not nest without end', () => {
+    const deep = '{"a":'.repeat(50) + '1' + '}'.repeat(50);
+    expect(readEvents(`{"event":"x","deep":${deep}}\n`).events[0]?.facts[0]?.[0]).toBe('deep a a a');
   });
 });

@@ -68,7 +68,7 @@ export interface Chunk {
 }
 
 /**
- * Output of a command without a PTY: lines of `{"stream": "stdout" | "stderr", "data": <base64>}`. Neighbours of
+ * Output of a command without a PTY: lines of `{"t": ms, "stream": "stdout" | "stderr", "data": <base64>}`. Neighbours of
  * one stream become one chunk; characters cut in two by the network are put together again.
  */
 export function readOutput(text: string): { chunks: Chunk[]; skipped: number } {
@@ -107,37 +107,44 @@ function base64(text: string): Uint8Array | undefined {
 }
 
 export interface TimelineEvent {
+  /** Milliseconds since the session began. */
   at: number | undefined;
   kind: string;
   facts: [name: string, value: string][];
 }
 
-const TIMES = ['at', 'at_ms', 'time'];
-const KINDS = ['kind', 'event', 'type'];
-
-/** The events file: one JSON object a line, with its time, its kind, and facts. */
+/** The events file: lines of `{"t": <ms since the session began>, "event": <kind>, …facts}`. */
 export function readEvents(text: string): { events: TimelineEvent[]; skipped: number } {
   const events: TimelineEvent[] = [];
   let skipped = 0;
   for (const line of text.split('\n')) {
     if (line.trim() === '') continue;
     const entry = json(line);
-    if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) {
+    if (
+      typeof entry !== 'object' ||
+      entry === null ||
+      !('event' in entry) ||
+      typeof entry.event !== 'string'
+    ) {
       skipped += 1;
       continue;
     }
-    const fields = entry as Record<string, unknown>;
-    const timeKey = TIMES.find((key) => typeof fields[key] === 'number');
-    const kindKey = KINDS.find((key) => typeof fields[key] === 'string');
+    const { t, event, ...facts } = entry as { t?: unknown; event: string } & Record<string, unknown>;
     events.push({
-      at: timeKey ? (fields[timeKey] as number) : undefined,
-      kind: kindKey ? String(fields[kindKey]) : 'event',
-      facts: Object.entries(fields)
-        .filter(
-          ([name, value]) => name !== timeKey && name !== kindKey && value !== null && value !== undefined,
-        )
-        .map(([name, value]) => [name, typeof value === 'object' ? JSON.stringify(value) : String(value)]),
+      at: typeof t === 'number' && Number.isFinite(t) ? t : undefined,
+      kind: event.replaceAll('_', ' '),
+      facts: Object.entries(facts).flatMap(([name, value]) => factsOf(name.replaceAll('_', ' '), value)),
     });
   }
   return { events, skipped };
+}
+
+/** One line for each plain value: `pty size cols`. The text of a thing is the thing. */
+function factsOf(name: string, value: unknown, depth = 0): [string, string][] {
+  if (value === null || value === undefined) return [];
+  if (typeof value !== 'object') return [[name, String(value)]];
+  if (Array.isArray(value) || depth === 3) return [[name, JSON.stringify(value)]];
+  return Object.entries(value).flatMap(([part, inner]) =>
+    factsOf(part === 'text' ? name : `${name} ${part.replaceAll('_', ' ')}`, inner, depth + 1),
+  );
 }
