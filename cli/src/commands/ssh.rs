@@ -1,0 +1,132 @@
+//! `daypass ssh`: everything up to the moment where the system's `ssh` takes over.
+
+use super::{Context, login, request, wait};
+use crate::args::SshArgs;
+use crate::client::Client;
+use crate::clock;
+use crate::failure::Failure;
+use crate::profile::Config;
+use crate::ssh::config::{Files, Gateway, OWN_CONFIG};
+use crate::ssh::identity;
+use crate::ui::words;
+use daypass_protocol::api::{GrantState, Request, RequestState};
+use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::ids::{DeviceId, Login};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// How many of a person's own requests for one device are looked at.
+const RECENT: usize = 100;
+
+pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
+    let (client, config) = Client::of(&context.profile)?;
+    let device = args.device.device.clone();
+    let mine = own_requests(context, &client, &device).await?;
+    let wanted = args.ask.login.clone().or_else(|| args.device.login.clone());
+    let needed = if args.command.is_empty() { ChannelKind::Shell } else { ChannelKind::Exec };
+
+    let grant = match live_grant(&mine, wanted.as_ref(), needed) {
+        Some(grant) => grant.clone(),
+        None => {
+            let login = login_to_ask_for(&mine, wanted, &config);
+            let request = raise(context, &client, &args, &mine, login, needed).await?;
+            let request = wait::granted(wait::until_answered(context, &client, request).await?)?;
+            context.ui.note(&words::granted(&request));
+            request
+        }
+    };
+
+    let info = client.broker_info().await?;
+    identity::ensure(&client, &context.profile, &info.identity_cas, clock::now()).await?;
+    let gateway = Gateway::from_info(&info)?;
+    let program = std::env::current_exe().map_err(Failure::Ssh)?;
+    Files::of(&gateway, &context.profile, &program)?.write(&context.profile)?;
+
+    // Only returns if ssh could not be started: from here on, exit code, terminal and agent are its own.
+    Err(Failure::Ssh(command(context, &gateway, &device, &grant.login, &args).exec()))
+}
+
+/// My requests for this device, newest first; after signing in, where that is needed and possible.
+async fn own_requests(
+    context: &Context,
+    client: &Client,
+    device: &DeviceId,
+) -> Result<Vec<Request>, Failure> {
+    let query = [("mine", "true".to_owned()), ("device", device.to_string())];
+    match client.list::<Request>("/v1/requests", &query, RECENT).await {
+        Err(Failure::NotSignedIn) if context.ui.err_is_terminal => {
+            login::again(context).await?;
+            Ok(client.list::<Request>("/v1/requests", &query, RECENT).await?.items)
+        }
+        listed => Ok(listed?.items),
+    }
+}
+
+/// The grant to use: live, with the channel, for the login if one was named. The one that lasts longest.
+fn live_grant<'r>(mine: &'r [Request], login: Option<&Login>, needed: ChannelKind) -> Option<&'r Request> {
+    mine.iter()
+        .filter(|request| login.is_none_or(|login| *login == request.login))
+        .filter_map(|request| {
+            let grant = request.grant.as_ref()?;
+            (grant.state == GrantState::Live && grant.channels.contains(needed))
+                .then_some((grant.ends_at, request))
+        })
+        .max_by_key(|(ends_at, _)| *ends_at)
+        .map(|(_, request)| request)
+}
+
+/// The login that was named; else the one last asked for on this device; else the profile's.
+fn login_to_ask_for(mine: &[Request], wanted: Option<Login>, config: &Config) -> Login {
+    wanted
+        .or_else(|| mine.first().map(|request| request.login.clone()))
+        .unwrap_or_else(|| config.login.clone())
+}
+
+/// A pending request that will do, or a new one.
+async fn raise(
+    context: &Context,
+    client: &Client,
+    args: &SshArgs,
+    mine: &[Request],
+    login: Login,
+    needed: ChannelKind,
+) -> Result<Request, Failure> {
+    let waiting = mine.iter().find(|request| {
+        request.state == RequestState::Pending
+            && request.login == login
+            && request.channels.contains(needed)
+            && request.emergency == args.ask.emergency
+    });
+    if let Some(request) = waiting {
+        context.ui.note(&words::joins_pending(&request.id));
+        return Ok(request.clone());
+    }
+    let device = args.device.device.clone();
+    let reason = match &args.reason {
+        Some(reason) => reason.clone(),
+        None if context.ui.can_ask() => context.ask(words::ASK_REASON).await?.unwrap_or_default(),
+        None => return Err(Failure::NoReason(device)),
+    };
+    request::submit(client, device, login, &args.ask, &reason).await
+}
+
+fn command(
+    context: &Context,
+    gateway: &Gateway,
+    device: &DeviceId,
+    login: &Login,
+    args: &SshArgs,
+) -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.arg("-F").arg(context.profile.path(OWN_CONFIG));
+    // The names are explained in `ssh::config`.
+    let host = gateway.host_name(device);
+    ssh.arg("-o").arg(format!("HostName={host}")).arg("-o").arg(format!("HostKeyAlias={host}"));
+    if args.tty {
+        ssh.arg("-t");
+    }
+    ssh.arg("-l").arg(login.as_str());
+    ssh.arg("--").arg(gateway.alias(device, &context.profile));
+    ssh.args(&args.command);
+    ssh
+}

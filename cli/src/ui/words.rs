@@ -1,0 +1,170 @@
+//! The words of the program, apart from those about failures and those in `--help`.
+
+use super::clean;
+use crate::duration::spoken;
+use daypass_protocol::api::{Answer, Grant, PersonRef, Request, Verdict};
+use daypass_protocol::ids::RequestId;
+
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    the command line is wrong
+  3    not signed in
+  4    denied, by policy or by a person
+  5    nobody answered in time
+  6    not found, or not for you to see
+  130  interrupted
+  255  `daypass ssh`: the connection failed, as ssh says it; otherwise the command's own code
+
+Environment:
+  DAYPASS_PROFILE  as --profile
+  DAYPASS_BROKER   as login --broker
+  NO_COLOR         no colours";
+
+pub const NO_CHANNELS: &str = "name at least one of shell, exec, sftp, forward";
+pub const NOT_POSITIVE: &str = "a number above 0";
+
+pub const URL_UNREADABLE: &str = "it cannot be read as one";
+pub const URL_NOT_HTTPS: &str = "it does not start with https://";
+pub const URL_TOO_MUCH: &str = "only a host and a port may stand in it";
+
+pub const ANSWER: &str = "the broker's answer";
+pub const BROKER_INFO: &str = "the broker's description of itself";
+pub const CERTIFICATE: &str = "the certificate that the broker sent";
+pub const RECORDING: &str = "the recording";
+pub const CA_FILE: &str = "the certificate authority";
+pub const TOO_LARGE: &str = "it is too large";
+pub const NO_CERTIFICATE: &str = "there is no PEM certificate in it";
+pub const CA_MISSING: &str = "it is missing";
+pub const NOT_TOKENS: &str = "it does not hold tokens";
+pub const OTHER_KEY: &str = "it is over another key than ours";
+pub const NOT_A_USER_CERTIFICATE: &str = "it is not a user certificate";
+pub const BAD_SSH_HOST: &str = "its SSH address cannot stand in ssh_config";
+pub const BAD_SUFFIX: &str = "its host suffix cannot stand in ssh_config";
+pub const BAD_HOST_CA: &str = "it has no readable host CA key";
+pub const LINE_TOO_LONG: &str = "a line is too long";
+pub const NOT_ASCIICAST: &str = "it does not start as asciicast version 2";
+
+pub const GENERATED: &str =
+    "# Made by daypass and overwritten by it. Your own settings belong in ~/.ssh/config.\n";
+pub const INCLUDE_MARK: &str = "# daypass: the next line is kept by `daypass setup ssh`";
+
+pub const NO_DEVICES: &str = "No devices.";
+pub const NO_REQUESTS: &str = "No requests.";
+pub const NO_SESSIONS: &str = "No sessions.";
+pub const MORE: &str = "There are more; --limit 0 shows all.";
+
+pub const ASK_REASON: &str = "What for?";
+pub const ASK_END_REASON: &str = "Why end it?";
+pub const ENDED_WITHOUT_REASON: &str = "ended from the command line, without a reason";
+pub const ASK_WRITE: &str = "Write this? [y/N]";
+pub const NOTHING_WRITTEN: &str = "Nothing is written.";
+pub const SIGNED_OUT: &str = "Signed out.";
+pub const NOT_SIGNED_IN_ANYWAY: &str = "Nobody was signed in.";
+pub const SET_UP_ALREADY: &str = "Everything is in place.";
+pub const TOKEN_SHOWN_ONCE: &str = "The token is shown only this once.";
+
+pub fn status(code: u16) -> String {
+    format!("HTTP status {code} without a reason")
+}
+
+pub fn pending(left: &str) -> String {
+    format!("pending, {left} left")
+}
+
+pub fn live(left: &str) -> String {
+    format!("live, {left} left")
+}
+
+pub fn person(person: &PersonRef) -> String {
+    format!("{} <{}>", person.name, person.email)
+}
+
+pub fn approvers(teams: &[String]) -> String {
+    if teams.is_empty() { "nobody that policy names".to_owned() } else { teams.join(", ") }
+}
+
+pub fn answer(answer: &Answer) -> String {
+    let verb = match answer.verdict {
+        Verdict::Approve => "approved",
+        Verdict::Deny => "denied",
+    };
+    let comment = answer.comment.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+    format!("{verb} by {}{comment}", answer.by.email)
+}
+
+pub fn window(grant: &Grant, ends: &str) -> String {
+    let seconds = grant.starts_at.until(grant.ends_at).as_secs();
+    format!("{} for {}, until {ends}", grant.channels, spoken(seconds))
+}
+
+pub fn confirm_code(uri: &str, code: &str, complete: &str) -> String {
+    format!(
+        "To sign in, open\n\n    {}\n\nand check that it shows the code  {}\n(or type the code at {})",
+        clean(complete),
+        clean(code),
+        clean(uri)
+    )
+}
+
+pub fn signed_in(name: &str, email: &str, broker: &str) -> String {
+    format!("Signed in to {broker} as {} <{}>.", clean(name), clean(email))
+}
+
+/// What a request waits for: who can answer, and why it needs them.
+pub fn waits_for(request: &Request) -> String {
+    let who = match request.approver_teams.as_slice() {
+        [] => "for an approval".to_owned(),
+        [one] => format!("for somebody of {}", clean(one)),
+        teams => format!("for somebody of {}", clean(&teams.join(", "))),
+    };
+    let approved = request.answers.iter().filter(|answer| answer.verdict == Verdict::Approve).count();
+    let so_far = if approved > 0 { format!(", {approved} approved so far") } else { String::new() };
+    let why =
+        if request.why.is_empty() { String::new() } else { format!(" ({})", clean(&request.why.join("; "))) };
+    format!("{} waits {who}{so_far}{why}", request.id)
+}
+
+pub fn waited(line: &str, waited_s: u64, left_s: u64) -> String {
+    format!("{line} · {} · lapses in {}", spoken(waited_s), spoken(left_s))
+}
+
+pub fn joins_pending(id: &RequestId) -> String {
+    format!("{id} for this is already waiting.")
+}
+
+pub fn granted(request: &Request) -> String {
+    let left = request
+        .grant
+        .as_ref()
+        .map(|grant| format!(" for {}", spoken(grant.starts_at.until(grant.ends_at).as_secs())))
+        .unwrap_or_default();
+    format!("{} is granted{left}.", request.id)
+}
+
+pub fn trying_again(url: &str) -> String {
+    format!("{url} does not answer; trying again.")
+}
+
+pub fn still_needs(request: &Request) -> String {
+    format!("Counted. {}.", waits_for(request))
+}
+
+pub fn will_write(path: &str, content: &str) -> String {
+    let body: String = content.lines().map(|line| format!("    {line}\n")).collect();
+    format!("{path}\n\n{body}")
+}
+
+pub fn will_include(path: &str, lines: &[&str]) -> String {
+    let body: String = lines.iter().map(|line| format!("    {line}\n")).collect();
+    format!("{path}, at the top\n\n{body}")
+}
+
+pub fn set_up(login: &str, suffix: &str) -> String {
+    format!("Now `ssh {login}@DEVICE.{suffix}` works while you have a grant for it.")
+}
+
+pub fn client(version: &str, host: &str) -> String {
+    format!("daypass {version} on {host}")
+}
