@@ -1,4 +1,5 @@
-//! The output of a command without a terminal: NDJSON, each line a piece of one stream in base64.
+//! The output of a command without a terminal: NDJSON, each line a piece of one stream, as in
+//! `{"t":ms,"stream":"stdout","data":"base64"}`.
 
 use super::filter::{Allow, Filter};
 use super::lines::{Lines, bad};
@@ -11,18 +12,14 @@ use std::io::Write as _;
 
 #[derive(Deserialize)]
 struct Piece {
-    #[serde(default)]
-    stream: Option<Stream>,
-    #[serde(default)]
-    data: Option<String>,
+    stream: Stream,
+    data: String,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Stream {
-    #[serde(alias = "out", alias = "data")]
     Stdout,
-    #[serde(alias = "err")]
     Stderr,
 }
 
@@ -69,9 +66,8 @@ pub async fn print(lines: &mut Lines<'_>, ui: Ui) -> Result<(), Failure> {
     let mut err = (Characters::default(), Filter::new(allow(ui.colours_err())));
     while let Some(line) = lines.next().await? {
         let piece: Piece = serde_json::from_str(&line).map_err(|e| bad(&e.to_string()))?;
-        let (Some(stream), Some(data)) = (piece.stream, piece.data) else { continue };
-        let bytes = STANDARD.decode(data).map_err(|e| bad(&e.to_string()))?;
-        match stream {
+        let bytes = STANDARD.decode(piece.data).map_err(|e| bad(&e.to_string()))?;
+        match piece.stream {
             Stream::Stdout => ui.data(&out.1.pass(&out.0.take(&bytes)))?,
             Stream::Stderr => {
                 let text = err.1.pass(&err.0.take(&bytes));

@@ -51,7 +51,7 @@ pub async fn play(lines: &mut Lines<'_>, pace: Pace, ui: Ui) -> Result<(), Failu
         _ => return Err(bad(words::NOT_ASCIICAST)),
     }
     let timed = ui.out_is_terminal;
-    let _restored = timed.then_some(Restored);
+    let _restored = timed.then(|| Restored);
     let mut filter = Filter::new(if timed { Allow::Drawing } else { Allow::Text });
     let mut last = 0.0;
     let mut due = Instant::now();

@@ -23,7 +23,9 @@ pub async fn run(context: &Context, args: PlayArgs) -> Result<(), Failure> {
             let pace = terminal::Pace { speed: args.speed, idle: args.idle };
             terminal::play(&mut lines, pace, context.ui).await
         }
-        RecordingKind::Output | RecordingKind::Events => output::print(&mut lines, context.ui).await,
+        RecordingKind::Output => output::print(&mut lines, context.ui).await,
+        // `chosen` leaves these out; they are data, not something that was on a screen.
+        RecordingKind::Events => Err(Failure::NoRecording(session.id)),
     }
 }
 

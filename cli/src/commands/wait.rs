@@ -34,6 +34,8 @@ pub async fn until_answered(
     tokio::pin!(answered);
 
     let mut line = Waiting::new(context.ui, clock::now());
+    // Said before the first answer can come: who waits should learn for whom.
+    line.draw(&latest.borrow(), clock::now());
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let outcome = loop {

@@ -151,12 +151,20 @@ impl Blocks<'_> {
         ))
     }
 
-    fn device_block(&self, patterns: &str) -> Result<String, Failure> {
-        Ok(format!(
-            "Host {patterns}\n    Port 22\n    ProxyJump {}\n{}",
-            self.jump_alias(),
-            self.both_hops()?
-        ))
+    /// `through` says how the gateway is reached.
+    fn device_block(&self, patterns: &str, through: &str) -> Result<String, Failure> {
+        Ok(format!("Host {patterns}\n    Port 22\n    {through}\n{}", self.both_hops()?))
+    }
+
+    /// As ProxyJump would do it; but ssh hands its own `-F` on without quotes, and a path may have a
+    /// space in it.
+    fn jump_with_own_config(&self) -> Result<String, Failure> {
+        let config = self.profile.path(OWN_CONFIG);
+        Ok(format!("ProxyCommand ssh -F '{}' -W '[%h]:%p' {}", quotable(&config)?, self.jump_alias()))
+    }
+
+    fn jump(&self) -> String {
+        format!("ProxyJump {}", self.jump_alias())
     }
 }
 
@@ -179,14 +187,17 @@ impl Files {
              Match all\nInclude /etc/ssh/ssh_config\n",
             words::GENERATED,
             blocks.gateway_block()?,
-            blocks.device_block(&format!("*.{}.{AS}.{suffix}", profile.name))?,
+            blocks.device_block(
+                &format!("*.{}.{AS}.{suffix}", profile.name),
+                &blocks.jump_with_own_config()?
+            )?,
         );
         let include = format!(
             "{}{}{}\nMatch originalhost *.{suffix},!*.{AS}.{suffix} exec \"'{}' --home '{}' --profile {} ssh-ready\"\n\
              \x20   ConnectTimeout 30\n",
             words::GENERATED,
             blocks.gateway_block()?,
-            blocks.device_block(&format!("*.{suffix} !*.{AS}.{suffix}"))?,
+            blocks.device_block(&format!("*.{suffix} !*.{AS}.{suffix}"), &blocks.jump())?,
             quotable(program)?,
             quotable(profile.home())?,
             profile.name,

@@ -1,0 +1,206 @@
+use crate::asking::{live, request};
+use crate::broker::{Broker, Reply};
+use crate::place::Place;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::Duration;
+
+fn mine(items: &[Value]) -> Reply {
+    Reply::json(200, &json!({"items": items}))
+}
+
+#[test]
+fn a_live_grant_leads_straight_to_ssh() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[request("granted", &live())]));
+    let place = Place::signed_in(&broker, 300);
+    let told = place.run(&["ssh", "gw-0042", "--", "ls", "-l", "a b"]);
+    assert_eq!(told.code, 7, "the exit code is that of ssh: {told:?}");
+    let config = place.profile().join("ssh_config");
+    assert_eq!(
+        place.notes().unwrap(),
+        [
+            "-F",
+            config.to_str().unwrap(),
+            "-o",
+            "HostName=gw-0042.daypass",
+            "-o",
+            "HostKeyAlias=gw-0042.daypass",
+            "-l",
+            "diag",
+            "--",
+            "gw-0042.default.as.daypass",
+            "ls",
+            "-l",
+            "a b"
+        ]
+    );
+    assert!(broker.heard("POST /v1/requests").is_empty());
+    assert!(broker.heard("GET /v1/requests").concat().contains("?mine=true&device=gw-0042 "));
+    assert!(place.read("id_ed25519-cert.pub").unwrap().starts_with("ssh-ed25519-cert-v01@openssh.com "));
+
+    // A certificate that lives on is not asked for again; one that is about to end is.
+    place.run(&["ssh", "gw-0042"]);
+    assert_eq!(broker.heard("POST /v1/me/certificate").len(), 1);
+    *broker.inner.certificate_lives.lock().unwrap() = Duration::from_secs(240);
+    std::fs::remove_file(place.profile().join("id_ed25519-cert.pub")).unwrap();
+    place.run(&["ssh", "gw-0042"]);
+    place.run(&["ssh", "gw-0042"]);
+    assert_eq!(broker.heard("POST /v1/me/certificate").len(), 3);
+}
+
+#[test]
+fn without_a_grant_a_request_is_raised_and_waited_for() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[]));
+    broker.on("POST /v1/requests", Reply::json(201, &request("pending", &Value::Null)));
+    broker.on("GET /v1/requests/R-7K2M9QXD", Reply::json(200, &request("granted", &live())));
+    let place = Place::signed_in(&broker, 300);
+    let told = place.run(&["ssh", "diag@gw-0042", "--reason", "modem resets", "--for", "15m"]);
+    assert_eq!(told.code, 7, "{told:?}");
+    assert!(told.err.contains("R-7K2M9QXD waits for somebody of support-leads"), "{told:?}");
+    assert!(told.err.contains("R-7K2M9QXD is granted"), "{told:?}");
+    assert!(broker.heard("POST /v1/requests").concat().contains("\"duration_s\":900"));
+    assert!(place.notes().is_some());
+}
+
+#[test]
+fn a_request_that_already_waits_is_joined() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[request("pending", &Value::Null)]));
+    broker.on("GET /v1/requests/R-7K2M9QXD", Reply::json(200, &request("granted", &live())));
+    let told = Place::signed_in(&broker, 300).run(&["ssh", "gw-0042"]);
+    assert_eq!(told.code, 7, "{told:?}");
+    assert!(broker.heard("POST /v1/requests").is_empty());
+}
+
+#[test]
+fn ssh_is_not_started_without_a_grant() {
+    for (state, code) in [("denied", 4), ("lapsed", 5)] {
+        let broker = Broker::start();
+        broker.on("GET /v1/requests", mine(&[]));
+        broker.on("POST /v1/requests", Reply::json(201, &request(state, &Value::Null)));
+        let place = Place::signed_in(&broker, 300);
+        let told = place.run(&["ssh", "gw-0042", "--reason", "x"]);
+        assert_eq!(told.code, code, "{told:?}");
+        assert_eq!(place.notes(), None);
+    }
+}
+
+#[test]
+fn a_grant_that_is_over_narrower_or_for_another_login_is_not_used() {
+    let mut over = live();
+    over["state"] = "revoked".into();
+    let mut narrow = live();
+    narrow["channels"] = json!(["exec"]);
+    let mut other = request("granted", &live());
+    other["login"] = "root".into();
+    for candidate in [request("granted", &over), request("granted", &narrow), other] {
+        let broker = Broker::start();
+        broker.on("GET /v1/requests", mine(&[candidate]));
+        let place = Place::signed_in(&broker, 300);
+        let told = place.run(&["ssh", "-l", "diag", "gw-0042"]);
+        assert_eq!(
+            (told.code, told.err.as_str()),
+            (2, "error: access to gw-0042 needs a reason\nhint: say what for with --reason TEXT\n")
+        );
+        assert_eq!(place.notes(), None);
+    }
+}
+
+#[test]
+fn without_a_terminal_signing_in_is_not_tried() {
+    let told = Place::new().run(&["ssh", "gw-0042"]);
+    assert_eq!(told.code, 3, "{told:?}");
+    assert!(told.err.contains("daypass login --broker"), "{told:?}");
+}
+
+fn config_path(place: &Place) -> String {
+    place.profile().join("ssh_config").display().to_string()
+}
+
+/// What the real ssh makes of a configuration.
+fn resolved(place: &Place, args: &[&str]) -> String {
+    let output =
+        Command::new("/usr/bin/ssh").args(args).env("HOME", place.dir.path().join("home")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn openssh_reads_the_generated_configuration_as_it_is_meant() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[request("granted", &live())]));
+    let place = Place::signed_in(&broker, 300);
+    place.run(&["ssh", "gw-0042"]);
+    let notes = place.notes().unwrap();
+    let mut args = vec!["-G"];
+    args.extend(notes.iter().map(String::as_str));
+    let device = resolved(&place, &args);
+    let profile = place.profile();
+    let jump = resolved(&place, &["-G", "-F", notes[1].as_str(), "daypass-gateway-default"]);
+    for (options, hop) in [(&device, "device"), (&jump, "gateway")] {
+        for line in [
+            "identitiesonly yes".to_owned(),
+            "stricthostkeychecking true".to_owned(),
+            format!("identityfile {}", profile.join("id_ed25519").display()),
+            format!("certificatefile {}", profile.join("id_ed25519-cert.pub").display()),
+            format!("userknownhostsfile {}", profile.join("known_hosts").display()),
+            "globalknownhostsfile /dev/null".to_owned(),
+        ] {
+            assert!(options.lines().any(|found| found == line), "{hop}: {line}\n{options}");
+        }
+    }
+    let proxy = format!("proxycommand ssh -F '{}' -W '[%h]:%p' daypass-gateway-default", config_path(&place));
+    for line in ["hostname gw-0042.daypass", "user diag", "port 22", &proxy] {
+        assert!(device.lines().any(|found| found == line), "{line}\n{device}");
+    }
+    for line in ["hostname 127.0.0.1", "port 2222", "user daypass"] {
+        assert!(jump.lines().any(|found| found == line), "{line}\n{jump}");
+    }
+}
+
+#[test]
+fn setup_shows_what_it_writes_asks_and_is_idempotent() {
+    let broker = Broker::start();
+    let place = Place::signed_in(&broker, 300);
+    let own = place.dir.path().join("home/.ssh/config");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, "Host *\n    IdentityFile ~/.ssh/own\n    ProxyCommand false\n").unwrap();
+
+    let told = place.run(&["setup", "ssh"]);
+    assert_eq!(told.code, 2, "{told:?}");
+    assert!(told.err.contains("@cert-authority *.daypass ssh-ed25519 "), "{told:?}");
+    assert!(!std::fs::read_to_string(&own).unwrap().contains("Include"), "nothing without a yes");
+
+    assert_eq!(place.run(&["setup", "ssh", "--yes"]).code, 0);
+    let once = std::fs::read_to_string(&own).unwrap();
+    let told = place.run(&["setup", "ssh"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(told.err.starts_with("Everything is in place."), "{told:?}");
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), once);
+
+    // A certificate that is gone comes back when plain ssh asks, and nothing else is asked for.
+    std::fs::remove_file(place.profile().join("id_ed25519-cert.pub")).unwrap();
+    let options = resolved(&place, &["-G", "-F", own.to_str().unwrap(), "diag@gw-0042.daypass"]);
+    assert!(place.read("id_ed25519-cert.pub").is_some());
+    assert!(options.lines().any(|line| line == "proxyjump daypass-gateway-default"), "{options}");
+    assert!(!options.contains("proxycommand false"), "{options}");
+
+    // What `daypass ssh` calls a device by is left alone: another profile's identity must not be added.
+    let options = resolved(&place, &["-G", "-F", own.to_str().unwrap(), "gw-0042.other.as.daypass"]);
+    assert!(!options.contains("profiles/default"), "{options}");
+    let elsewhere = resolved(&place, &["-G", "-F", own.to_str().unwrap(), "example.com"]);
+    assert!(!elsewhere.contains("daypass"), "{elsewhere}");
+}
+
+#[test]
+fn getting_ready_is_quiet_and_does_not_ask_the_broker_without_need() {
+    let broker = Broker::start();
+    let place = Place::signed_in(&broker, 300);
+    let told = place.run(&["ssh-ready"]);
+    assert_eq!((told.code, told.out.as_str(), told.err.as_str()), (0, "", ""));
+    let heard = broker.inner.heard.lock().unwrap().len();
+    assert_eq!(place.run(&["ssh-ready"]).code, 0);
+    assert_eq!(broker.inner.heard.lock().unwrap().len(), heard);
+}
