@@ -37,6 +37,8 @@ pub enum Failure {
         error: String,
         description: Option<String>,
     },
+    /// Tokens are gone from here, and the broker still takes them.
+    NotRevoked(Box<Failure>),
     SignInRefused,
     SignInLapsed,
     Denied(Box<Request>),

@@ -36,9 +36,7 @@ enum State {
     Text {
         bell_ends: bool,
     },
-    TextEscape {
-        bell_ends: bool,
-    },
+    TextEscape,
 }
 
 /// Keeps its state between pieces: a sequence cut in two is still one sequence.
@@ -71,8 +69,8 @@ impl Filter {
                 self.state = State::Ground;
                 return;
             }
-            ('\x1b', State::Text { bell_ends }) => {
-                self.state = State::TextEscape { bell_ends: *bell_ends };
+            ('\x1b', State::Text { .. }) => {
+                self.state = State::TextEscape;
                 return;
             }
             ('\x1b', _) => {
@@ -86,7 +84,6 @@ impl Filter {
                 self.print(c, out);
                 State::Ground
             }
-            State::Escape => self.escape(c, out),
             State::EscapeIntermediate(intermediate) => {
                 // G0 as ASCII or line drawing: what borders are made of.
                 if self.allow == Allow::Drawing && intermediate == '(' && matches!(c, 'B' | '0') {
@@ -104,9 +101,9 @@ impl Filter {
             }
             State::Text { bell_ends: true } if c == '\x07' => State::Ground,
             State::Text { bell_ends } => State::Text { bell_ends },
+            State::TextEscape if c == '\\' => State::Ground,
             // ESC and anything but a backslash within a text: the text is over, the sequence begins.
-            State::TextEscape { .. } if c == '\\' => State::Ground,
-            State::TextEscape { .. } => self.escape(c, out),
+            State::Escape | State::TextEscape => self.escape(c, out),
         };
     }
 
@@ -114,8 +111,7 @@ impl Filter {
         match c {
             '\n' | '\t' => out.push(c),
             '\r' | '\x08' if self.allow == Allow::Drawing => out.push(c),
-            // Line ends of the network; a lone CR would let a line be written over.
-            '\r' => {}
+            // In text not even CR, which would let a line be written over.
             '\0'..='\x1f' | '\x7f' => {}
             c if is_hidden(c) => {
                 // Joiners and variation selectors carry no meaning that a reviewer would miss.

@@ -21,7 +21,7 @@ use tls::Trust;
 const MAX_ANSWER: usize = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence that ends a request. Longer than the broker's longest poll.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A broker, as one profile sees it.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// RFC 8628 section 3.5: what `slow_down` adds to the interval.
 const SLOW_DOWN: Duration = Duration::from_secs(5);
-const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+const LONGEST_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Client {
     pub async fn authorise(&self, client: &str) -> Result<DeviceAuthorization, Failure> {
@@ -39,7 +39,7 @@ where
 {
     let mut interval = interval.clamp(Duration::from_secs(1), LONGEST_INTERVAL);
     // A lifetime of centuries is not one to add to an instant.
-    let lapses = Instant::now() + lifetime.min(Duration::from_secs(86_400));
+    let lapses = Instant::now() + lifetime.min(Duration::from_hours(24));
     loop {
         if Instant::now() + interval >= lapses {
             sleep_until(lapses).await;
@@ -72,6 +72,7 @@ mod tests {
         Err(Failure::Token { error: error.to_owned(), description: None })
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "one of several answers")]
     fn tokens() -> Result<TokenAnswer, Failure> {
         Ok(TokenAnswer {
             access_token: "a".to_owned(),

@@ -14,7 +14,11 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     identity::forget(profile)?;
     match tokens {
         Ok(Some(tokens)) => {
-            context.client()?.revoke(&tokens.refresh_token).await?;
+            let told = match context.client() {
+                Ok(client) => client.revoke(&tokens.refresh_token).await,
+                Err(failure) => Err(failure),
+            };
+            told.map_err(|failure| Failure::NotRevoked(Box::new(failure)))?;
             context.ui.note(words::SIGNED_OUT);
         }
         // Tokens that cannot be read cannot be revoked either; they are gone from here.

@@ -16,7 +16,7 @@ const PUBLIC_KEY: &str = "id_ed25519.pub";
 pub const CERTIFICATE: &str = "id_ed25519-cert.pub";
 
 /// A certificate is renewed when it has less than this to live.
-const MARGIN: Duration = Duration::from_secs(5 * 60);
+const MARGIN: Duration = Duration::from_mins(5);
 
 fn key_failure(error: impl std::fmt::Display) -> Failure {
     Failure::Key(error.to_string())

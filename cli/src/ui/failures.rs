@@ -75,6 +75,10 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
             format!("the broker refused to sign you in: {}", description.as_ref().unwrap_or(error)),
             hint("run `daypass login`"),
         ),
+        Failure::NotRevoked(cause) => (
+            format!("signed out here, but the broker could not be told: {}", words_of(cause).0),
+            hint("if somebody else may have the tokens, ask who runs the broker to end your sign-in"),
+        ),
         Failure::SignInRefused => (
             "the sign-in was refused in the browser".to_owned(),
             hint("run `daypass login` again, and confirm only a code that you started yourself"),

@@ -83,6 +83,7 @@ impl Ui {
     }
 
     /// Data, as it is.
+    #[allow(clippy::unused_self, reason = "who writes to standard output is given a Ui")]
     pub fn data(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
@@ -100,6 +101,7 @@ impl Ui {
     }
 
     /// Something for the person and not for a program.
+    #[allow(clippy::unused_self, reason = "who speaks to the person is given a Ui")]
     pub fn note(self, text: &str) {
         // Nobody is left to tell when standard error is gone.
         let _ = writeln!(io::stderr(), "{text}");
@@ -114,6 +116,7 @@ impl Ui {
     }
 
     /// Asks for one line. `None` at the end of input.
+    #[allow(clippy::unused_self, reason = "who asks the person is given a Ui")]
     pub fn ask(self, question: &str) -> Result<Option<String>, Failure> {
         use std::io::Read as _;
         let _ = write!(io::stderr(), "{question} ");

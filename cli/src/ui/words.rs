@@ -152,13 +152,15 @@ pub fn still_needs(request: &Request) -> String {
 }
 
 pub fn will_write(path: &str, content: &str) -> String {
-    let body: String = content.lines().map(|line| format!("    {line}\n")).collect();
-    format!("{path}\n\n{body}")
+    format!("{path}\n\n{}", indented(content.lines()))
 }
 
 pub fn will_include(path: &str, lines: &[&str]) -> String {
-    let body: String = lines.iter().map(|line| format!("    {line}\n")).collect();
-    format!("{path}, at the top\n\n{body}")
+    format!("{path}, at the top\n\n{}", indented(lines.iter().copied()))
+}
+
+fn indented<'t>(lines: impl Iterator<Item = &'t str>) -> String {
+    lines.fold(String::new(), |text, line| text + "    " + line + "\n")
 }
 
 pub fn set_up(login: &str, suffix: &str) -> String {

@@ -10,6 +10,8 @@ use daypass_protocol::ssh_key::certificate::{Builder, CertType};
 use daypass_protocol::ssh_key::private::{Ed25519Keypair, KeypairData};
 use daypass_protocol::ssh_key::{PrivateKey, PublicKey};
 use daypass_protocol::time::Timestamp;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -63,10 +65,11 @@ pub struct Broker {
     pub url: String,
     pub fingerprint: String,
     pub pem: String,
+    certificate: CertificateDer<'static>,
     _runtime: tokio::runtime::Runtime,
 }
 
-fn key(seed: u8) -> PrivateKey {
+fn ssh_key(seed: u8) -> PrivateKey {
     PrivateKey::new(KeypairData::from(Ed25519Keypair::from_seed(&[seed; 32])), "").unwrap()
 }
 
@@ -85,19 +88,28 @@ pub fn refresh(generation: u32) -> String {
 
 impl Broker {
     pub fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        Self::serve(made.cert.der().clone(), made.cert.pem(), &made.signing_key)
+    }
+
+    /// Shows the certificate of another, whose key it does not have.
+    pub fn impostor(of: &Self) -> Self {
+        Self::serve(of.certificate.clone(), of.pem.clone(), &rcgen::KeyPair::generate().unwrap())
+    }
+
+    fn serve(certificate: CertificateDer<'static>, pem: String, key: &rcgen::KeyPair) -> Self {
         use base64::Engine as _;
         use sha2::Digest as _;
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let pem = made.cert.pem();
-        let digest = sha2::Sha256::digest(made.cert.der());
+        let digest = sha2::Sha256::digest(&certificate);
         let fingerprint =
             format!("SHA256:{}", base64::engine::general_purpose::STANDARD_NO_PAD.encode(digest));
-        let private = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private).unwrap();
+        let shown = CertifiedKey::new(vec![certificate.clone()], signer);
         let tls = rustls::ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], private)
-            .unwrap();
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
 
         let runtime =
@@ -108,8 +120,8 @@ impl Broker {
             replies: Mutex::default(),
             heard: Mutex::default(),
             tokens: Mutex::new(Tokens { generation: 0, revoked: false }),
-            identity_ca: key(1),
-            certificate_lives: Mutex::new(Duration::from_secs(3600)),
+            identity_ca: ssh_key(1),
+            certificate_lives: Mutex::new(Duration::from_hours(1)),
         });
         let router = axum::Router::new().fallback(answer).with_state(inner.clone());
         runtime.spawn(async move {
@@ -132,6 +144,7 @@ impl Broker {
             url: format!("https://localhost:{}", address.port()),
             fingerprint,
             pem,
+            certificate,
             _runtime: runtime,
         };
         broker.on("GET /v1/broker", Reply::json(200, &broker.info()));
@@ -142,7 +155,7 @@ impl Broker {
         json!({
             "version": "0.1.0", "url": self.url, "ssh_host": "127.0.0.1", "ssh_port": 2222,
             "host_suffix": "daypass",
-            "host_cas": [key(2).public_key().to_openssh().unwrap()], "user_cas": [],
+            "host_cas": [ssh_key(2).public_key().to_openssh().unwrap()], "user_cas": [],
             "identity_cas": [self.inner.identity_ca.public_key().to_openssh().unwrap()], "broker_keys": []
         })
     }

@@ -42,7 +42,7 @@ fn a_live_grant_leads_straight_to_ssh() {
     // A certificate that lives on is not asked for again; one that is about to end is.
     place.run(&["ssh", "gw-0042"]);
     assert_eq!(broker.heard("POST /v1/me/certificate").len(), 1);
-    *broker.inner.certificate_lives.lock().unwrap() = Duration::from_secs(240);
+    *broker.inner.certificate_lives.lock().unwrap() = Duration::from_mins(4);
     std::fs::remove_file(place.profile().join("id_ed25519-cert.pub")).unwrap();
     place.run(&["ssh", "gw-0042"]);
     place.run(&["ssh", "gw-0042"]);

@@ -91,6 +91,16 @@ fn another_certificate_than_the_pinned_one_is_refused() {
 }
 
 #[test]
+fn a_pinned_certificate_without_its_key_is_refused() {
+    let broker = Broker::start();
+    let impostor = Broker::impostor(&broker);
+    let told = Place::new().run(&["login", "--broker", &impostor.url, "--fingerprint", &broker.fingerprint]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.err.contains("is not trusted: invalid peer certificate: BadSignature"), "{told:?}");
+    assert!(impostor.inner.heard.lock().unwrap().is_empty(), "nothing was sent");
+}
+
+#[test]
 fn an_authority_from_a_file_is_trusted_and_no_other() {
     let broker = broker_that(&[(200, token_answer(0))]);
     let place = Place::new();
@@ -123,6 +133,17 @@ fn signing_out_revokes_at_the_broker_and_leaves_no_key() {
         (told.code, told.err.as_str()),
         (3, "error: you are not signed in\nhint: run `daypass login`\n")
     );
+}
+
+#[test]
+fn signing_out_without_the_broker_leaves_nothing_here_and_says_what_is_left_there() {
+    let broker = Broker::start();
+    let place = Place::signed_in(&broker, 300);
+    drop(broker);
+    let told = place.run(&["logout"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.err.starts_with("error: signed out here, but the broker could not be told"), "{told:?}");
+    assert_eq!(place.read("tokens.json"), None);
 }
 
 #[test]
