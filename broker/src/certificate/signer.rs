@@ -48,10 +48,8 @@ impl Signer {
     /// Never writes over a file that is there.
     pub fn create(path: &Path, passphrase: &str, comment: &str) -> Result<Self, KeyFileError> {
         let io = |source| KeyFileError::Io { path: path.to_owned(), source };
-        let malformed = |error: ssh_key::Error| KeyFileError::Malformed {
-            path: path.to_owned(),
-            why: error.to_string(),
-        };
+        let malformed =
+            |error: ssh_key::Error| KeyFileError::Malformed { path: path.to_owned(), why: error.to_string() };
         let mut key = generate()?;
         key.set_comment(comment);
         let kdf = Kdf::Bcrypt { salt: crate::random::bytes::<16>()?.to_vec(), rounds: BCRYPT_ROUNDS };

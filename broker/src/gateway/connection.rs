@@ -1,0 +1,619 @@
+//! One SSH connection, of either hop: who it is, and what is asked on it.
+//!
+//! The library calls the handler below from its loop, so nothing here waits for a device or a slow
+//! client. Waiting happens in tasks of [`Live`]; the exception is a person's proof, before which there is
+//! nothing else to do.
+
+use super::channel::{self, Start, signal_name};
+use super::door::{Client, Door, NotAuthenticated, Refusal, RefusedKind};
+use super::front::{Inside, Slot};
+use super::gate::{Allowed, Gate, NotAllowed, Purpose, Wish, pty, window};
+use super::jump::{self, Jump, prohibited};
+use super::live::{Entry, Live, SessionEntry, Waiting};
+use super::pipe::pipe;
+use super::transport::{Stream, Transport};
+use crate::session::wire::{FromEngineer, input};
+use daypass_protocol::ids::DeviceId;
+use daypass_protocol::ssh_key::Certificate;
+use daypass_protocol::text::made_visible;
+use daypass_protocol::tunnel::open::{self, MAX_ENV, MAX_ENV_VALUE, env_is_allowed};
+use futures_util::future::BoxFuture;
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, Pty, Sig};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info};
+
+/// Refusals on one connection before it is closed: each one is an audit event.
+const REFUSALS: usize = 100;
+
+/// Where a connection stands.
+pub enum Place<P> {
+    /// What the listener accepted.
+    Front,
+    /// Inside a channel of a front connection, under a device's name.
+    Inner { device: DeviceId, outer: P, outer_kex: Option<String> },
+}
+
+/// Why a connection is given up from within.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    #[error("the client sent past its window")]
+    WindowIgnored,
+    #[error("too many refusals")]
+    TooManyRefusals,
+    #[error("a channel without a proven person")]
+    NotProven,
+}
+
+/// Runs one connection to its end. Boxed, because an inner connection runs within an outer one.
+pub fn serve<D: Door, S: Stream>(
+    inside: Arc<Inside<D>>,
+    stream: S,
+    place: Place<D::Person>,
+    source: SocketAddr,
+    config: Arc<russh::server::Config>,
+    mut slot: Option<Slot>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let limits = inside.limits;
+        let deadline = Instant::now() + limits.login_grace;
+        let (transport, control) = Transport::new(stream, limits.egress, limits.egress_hard);
+        let _cut = control.cut_on_drop();
+        let outer_kex = match &place {
+            Place::Front => None,
+            Place::Inner { outer_kex, .. } => outer_kex.clone(),
+        };
+        let stopping = inside.stopping.clone();
+        let live = Live::new(inside, source, control, outer_kex);
+        let ending = Ending(live.clone());
+        let handler = Connection { live: live.clone(), place, proven: None, opened: 0, refusals: 0 };
+
+        let begun = russh::server::run_stream(config, transport, handler);
+        let mut running = match timeout_at(deadline, begun).await {
+            Ok(Ok(running)) => running,
+            Ok(Err(error)) => {
+                debug!(%error, "not an SSH client");
+                return;
+            }
+            Err(_) => {
+                debug!("no SSH identification in time");
+                return;
+            }
+        };
+        let _ = live.handle.set(running.handle());
+        let mut told = false;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut running => break ended,
+                () = live.authenticated.cancelled(), if slot.is_some() => drop(slot.take()),
+                () = tokio::time::sleep_until(deadline), if !live.authenticated.is_cancelled() => {
+                    debug!("nobody was proven in time");
+                    live.control.cut();
+                    break (&mut running).await;
+                }
+                () = stopping.cancelled(), if !told => {
+                    told = true;
+                    live.disconnect("the gateway is stopping");
+                }
+            }
+        };
+        match ended {
+            Ok(()) => debug!("closed"),
+            Err(error) => debug!(%error, "ended"),
+        }
+        live.finish().await;
+        drop(ending);
+    })
+}
+
+/// Leaves no task of a connection behind, also when [`serve`] is dropped half-way.
+struct Ending<D: Door>(Arc<Live<D>>);
+
+impl<D: Door> Drop for Ending<D> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A person, and what the connection is for. Only a certificate whose key has signed makes one.
+struct Proven<P> {
+    person: P,
+    purpose: Purpose,
+}
+
+struct Connection<D: Door> {
+    live: Arc<Live<D>>,
+    place: Place<D::Person>,
+    proven: Option<Proven<D::Person>>,
+    opened: usize,
+    refusals: usize,
+}
+
+impl<D: Door> Connection<D> {
+    fn gate(&self) -> &Gate {
+        &self.live.inside.gate
+    }
+
+    fn proven(&self) -> Result<&Proven<D::Person>, Broken> {
+        // The library hands no channel over before authentication has succeeded.
+        self.proven.as_ref().ok_or(Broken::NotProven)
+    }
+
+    fn ask(&self, wish: Wish<'_>) -> Result<Result<Allowed, NotAllowed>, Broken> {
+        Ok(self.gate().ask(&self.proven()?.purpose, wish))
+    }
+
+    /// Judges a certificate; what it proves is good for this user name only.
+    async fn judge(&self, user: &str, certificate: &Certificate) -> Result<Proven<D::Person>, Judged> {
+        let inside = &self.live.inside;
+        let person = timeout(inside.limits.step, inside.door.authenticate(certificate, self.live.source))
+            .await
+            .map_err(|_| Judged::Known(refused_certificate(Refusal::new("the gateway is busy: try again"))))?
+            .map_err(|refused| match refused {
+                NotAuthenticated::Stranger => Judged::Stranger,
+                NotAuthenticated::Known(refusal) => Judged::Known(refused_certificate(refusal)),
+            })?;
+        let purpose = match &self.place {
+            Place::Front => self.gate().purpose_of_front(user),
+            Place::Inner { outer, .. } if !inside.door.same_person(outer, &person) => Err(NotAllowed {
+                kind: RefusedKind::OtherPerson,
+                refusal: Refusal::new("the jump and the device were given certificates of different people"),
+            }),
+            Place::Inner { device, .. } => Gate::purpose_of_inner(user, device),
+        };
+        match purpose {
+            Ok(purpose) => Ok(Proven { person, purpose }),
+            Err(refused) => Err(Judged::Known(refused)),
+        }
+    }
+
+    fn device(&self) -> Option<DeviceId> {
+        match (&self.place, &self.proven) {
+            (Place::Inner { device, .. }, _)
+            | (_, Some(Proven { purpose: Purpose::Session { device, .. }, .. })) => Some(device.clone()),
+            _ => None,
+        }
+    }
+
+    fn record(&mut self, why: &NotAllowed) -> Result<(), Broken> {
+        self.refusals += 1;
+        if self.refusals > REFUSALS {
+            return Err(Broken::TooManyRefusals);
+        }
+        let person = self.proven.as_ref().map(|proven| proven.person.clone());
+        self.live.refused(person, self.device(), why);
+        Ok(())
+    }
+
+    /// Refuses a channel before it exists.
+    async fn refuse_open(&mut self, reply: ChannelOpenHandle, why: &NotAllowed) -> Result<(), Broken> {
+        self.record(why)?;
+        reply.reject(prohibited(&why.refusal.to_string())).await;
+        Ok(())
+    }
+
+    /// Refuses a side wish on a channel that goes on: one line on its stderr.
+    fn refuse_aside(&mut self, id: ChannelId, why: &NotAllowed, session: &mut Session) -> Result<(), Broken> {
+        self.record(why)?;
+        session.extended_data(id, 1, format!("daypass: {}\r\n", why.refusal))?;
+        Ok(())
+    }
+
+    /// Refuses a global request: one line for `ssh -v`, and the library's failure.
+    fn refuse_global(&mut self, wish: Wish<'_>, session: &mut Session) -> Result<bool, Broken> {
+        if let Err(why) = self.ask(wish)? {
+            self.record(&why)?;
+            session.debug(true, &format!("daypass: {}", why.refusal), "")?;
+        }
+        // Nothing of the gate's is a global request.
+        Ok(false)
+    }
+
+    /// Counts channels; the line when there are too many.
+    fn count(&mut self) -> Result<(), NotAllowed> {
+        let limits = &self.live.inside.limits;
+        let too_many =
+            |message: String| NotAllowed { kind: RefusedKind::Limit, refusal: Refusal::new(message) };
+        if self.live.channels().len() >= limits.channels {
+            return Err(too_many(format!("at most {} channels at once on one connection", limits.channels)));
+        }
+        // The library keeps a little of every channel that the server closes first.
+        if self.opened >= limits.channels_in_life {
+            return Err(too_many("this connection has had its channels: connect again".to_owned()));
+        }
+        self.opened += 1;
+        Ok(())
+    }
+
+    fn client(&self, session: &Session) -> Client {
+        Client {
+            address: self.live.source,
+            version: made_visible(&String::from_utf8_lossy(session.remote_sshid()), 255),
+            kex: self.live.control.kex(),
+            outer_kex: self.live.outer_kex.clone(),
+        }
+    }
+
+    /// A channel is asked for what it is for: once.
+    fn start<'w>(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+        wish: impl FnOnce(Option<open::Pty>) -> Wish<'w>,
+    ) -> Result<(), Broken> {
+        let waiting = match self.live.channels().get_mut(&id) {
+            Some(Entry::Session(entry)) => entry.waiting.take().map(|waiting| (waiting, entry.gone.clone())),
+            _ => None,
+        };
+        let Some((waiting, gone)) = waiting else {
+            session.channel_failure(id)?;
+            return Ok(());
+        };
+        let Waiting { write, engineer, pty, env } = waiting;
+        let on_terminal = pty.is_some();
+        let asked = self.ask(wish(pty))?;
+        // Answered at once: the library keeps one reply per channel, and only a channel whose request
+        // succeeded shows its line to a person.
+        session.channel_success(id)?;
+        let live = self.live.clone();
+        match asked {
+            Ok(Allowed::Open(kind)) => {
+                let Proven { person, purpose } = self.proven()?;
+                let Purpose::Session { login, device } = purpose else { return Err(Broken::NotProven) };
+                let start = Start::<D> {
+                    person: person.clone(),
+                    device: device.clone(),
+                    login: login.clone(),
+                    client: self.client(session),
+                    kind,
+                    env,
+                    input: engineer,
+                    write,
+                    gone,
+                };
+                self.live.spawn(channel::run(live, start));
+            }
+            Ok(Allowed::SessionChannel | Allowed::Jump(_)) => return Err(Broken::NotProven),
+            Err(why) => {
+                self.record(&why)?;
+                self.live.spawn(async move {
+                    channel::refuse(&live, &write, &why.refusal, on_terminal, 1).await;
+                    live.channels().remove(&write.id());
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a certificate came to, when it did not prove anybody.
+enum Judged {
+    Stranger,
+    Known(NotAllowed),
+}
+
+fn refused_certificate(refusal: Refusal) -> NotAllowed {
+    NotAllowed { kind: RefusedKind::Certificate, refusal }
+}
+
+impl<D: Door> Handler for Connection<D> {
+    type Error = Broken;
+
+    /// An offer proves nothing and decides nothing. It is the same call for a bare key and for a
+    /// certificate over it, so it cannot refuse either.
+    async fn auth_publickey_offered(&mut self, _: &str, _: PublicKeyOffer<'_>) -> Result<Auth, Broken> {
+        self.proven = None;
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_publickey(&mut self, _: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Broken> {
+        self.proven = None;
+        let inside = self.live.inside.clone();
+        let known = timeout(inside.limits.step, inside.door.bare_key(key.public_key)).await;
+        let refusal = known.ok().flatten();
+        if let Some(refusal) = &refusal {
+            self.live.disconnect(&refusal.to_string());
+        }
+        let refusal = refusal.unwrap_or_else(|| Refusal::new("a key without an identity certificate"));
+        self.record(&NotAllowed { kind: RefusedKind::BareKey, refusal })?;
+        Ok(Auth::reject())
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Broken> {
+        // Nothing of an earlier attempt survives, under this user name or another.
+        self.proven = None;
+        match self.judge(user, certificate).await {
+            Ok(proven) => {
+                self.proven = Some(proven);
+                Ok(Auth::Accept)
+            }
+            Err(Judged::Stranger) => {
+                self.record(&refused_certificate(Refusal::new("a certificate of nobody known here")))?;
+                Ok(Auth::reject())
+            }
+            Err(Judged::Known(why)) => {
+                self.record(&why)?;
+                self.live.disconnect(&why.refusal.to_string());
+                Ok(Auth::reject())
+            }
+        }
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Broken> {
+        let proven = self.proven()?;
+        let client = self.client(session);
+        info!(purpose = ?proven.purpose, kex = client.kex, client = client.version, "proven");
+        self.live.authenticated.cancel();
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Broken> {
+        if let Err(why) = self.ask(Wish::SessionChannel)?.and_then(|_| self.count()) {
+            return self.refuse_open(reply, &why).await;
+        }
+        // Without its read half the library's loop never waits for this channel.
+        let (_, write) = channel.split();
+        let id = write.id();
+        let (queue, engineer) = input();
+        let waiting = Waiting { write, engineer, pty: None, env: Vec::new() };
+        let entry = SessionEntry::new(queue, waiting, self.live.gone.child_token());
+        self.live.channels().insert(id, Entry::Session(entry));
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Broken> {
+        let asked = self.ask(Wish::DirectTcpip { host, port })?;
+        match asked.and_then(|allowed| self.count().map(|()| allowed)) {
+            Ok(Allowed::Jump(device)) => {
+                let (_, write) = channel.split();
+                let (pipe_in, out, stream) = pipe();
+                self.live.channels().insert(write.id(), Entry::Jump(Some(pipe_in)));
+                let person = self.proven()?.person.clone();
+                let jump = Jump { reply, write, out, stream };
+                self.live.spawn(jump::run(self.live.clone(), person, device, jump));
+                Ok(())
+            }
+            Ok(_) => Err(Broken::NotProven),
+            Err(why) => self.refuse_open(reply, &why).await,
+        }
+    }
+
+    async fn channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Broken> {
+        match self.ask(Wish::X11)? {
+            Err(why) => self.refuse_open(reply, &why).await,
+            Ok(_) => Err(Broken::NotProven),
+        }
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Broken> {
+        match self.ask(Wish::RemoteForward)? {
+            Err(why) => self.refuse_open(reply, &why).await,
+            Ok(_) => Err(Broken::NotProven),
+        }
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Broken> {
+        match self.ask(Wish::StreamLocal)? {
+            Err(why) => self.refuse_open(reply, &why).await,
+            Ok(_) => Err(Broken::NotProven),
+        }
+    }
+
+    async fn data(&mut self, id: ChannelId, bytes: &[u8], _: &mut Session) -> Result<(), Broken> {
+        self.live.take(id, bytes).map_err(|_| Broken::WindowIgnored)
+    }
+
+    /// No channel of ours takes extended data from a client. It counts against the window, and goes.
+    async fn extended_data(&mut self, _: ChannelId, _: u32, _: &[u8], _: &mut Session) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
+        self.live.next_window()
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Broken> {
+        match self.live.channels().get_mut(&id) {
+            Some(Entry::Jump(pipe)) => *pipe = None,
+            Some(Entry::Session(entry)) => {
+                // A channel that nobody takes from any more is being closed already.
+                let _ = entry.push(FromEngineer::Eof);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Broken> {
+        if let Some(Entry::Session(entry)) = self.live.channels().remove(&id) {
+            entry.gone.cancel();
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        cols: u32,
+        rows: u32,
+        width_px: u32,
+        height_px: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        let asked = pty(term, window(cols, rows, width_px, height_px), modes);
+        let taken = match (self.live.channels().get_mut(&id), asked) {
+            (Some(Entry::Session(SessionEntry { waiting: Some(waiting), .. })), Some(asked)) => {
+                let first = waiting.pty.is_none();
+                waiting.pty.get_or_insert(asked);
+                first
+            }
+            _ => false,
+        };
+        if taken {
+            session.channel_success(id)?
+        } else {
+            session.channel_failure(id)?
+        }
+        Ok(())
+    }
+
+    /// Names that may not travel are ignored, as sshd's AcceptEnv does.
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        let fits = env_is_allowed(name) && value.len() <= MAX_ENV_VALUE && !value.contains('\0');
+        let taken = match self.live.channels().get_mut(&id) {
+            Some(Entry::Session(SessionEntry { waiting: Some(waiting), .. }))
+                if fits && waiting.env.len() < MAX_ENV =>
+            {
+                waiting.env.push((name.to_owned(), value.to_owned()));
+                true
+            }
+            _ => false,
+        };
+        if taken {
+            session.channel_success(id)?
+        } else {
+            session.channel_failure(id)?
+        }
+        Ok(())
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<(), Broken> {
+        self.start(id, session, Wish::Shell)
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        self.start(id, session, |pty| Wish::Exec(command, pty))
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        self.start(id, session, |_| Wish::Subsystem(name))
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        cols: u32,
+        rows: u32,
+        width_px: u32,
+        height_px: u32,
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        let size = window(cols, rows, width_px, height_px);
+        if let Some(Entry::Session(entry)) = self.live.channels().get_mut(&id) {
+            match &mut entry.waiting {
+                Some(Waiting { pty: Some(pty), .. }) => pty.size = size,
+                Some(_) => {}
+                None => {
+                    let _ = entry.push(FromEngineer::Resize(size));
+                }
+            }
+        }
+        session.channel_success(id)?;
+        Ok(())
+    }
+
+    async fn signal(&mut self, id: ChannelId, signal: Sig, session: &mut Session) -> Result<(), Broken> {
+        if let (Some(name), Some(Entry::Session(entry))) =
+            (signal_name(signal), self.live.channels().get_mut(&id))
+            && entry.waiting.is_none()
+        {
+            let _ = entry.push(FromEngineer::Signal(name));
+        }
+        session.channel_success(id)?;
+        Ok(())
+    }
+
+    async fn agent_request(&mut self, id: ChannelId, session: &mut Session) -> Result<bool, Broken> {
+        if let Err(why) = self.ask(Wish::Agent)? {
+            self.refuse_aside(id, &why, session)?;
+        }
+        Ok(false)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Broken> {
+        if let Err(why) = self.ask(Wish::X11)? {
+            self.refuse_aside(id, &why, session)?;
+        }
+        session.channel_failure(id)?;
+        Ok(())
+    }
+
+    async fn tcpip_forward(&mut self, _: &str, _: &mut u32, session: &mut Session) -> Result<bool, Broken> {
+        self.refuse_global(Wish::RemoteForward, session)
+    }
+
+    async fn streamlocal_forward(&mut self, _: &str, session: &mut Session) -> Result<bool, Broken> {
+        self.refuse_global(Wish::StreamLocal, session)
+    }
+}

@@ -1,0 +1,200 @@
+//! The accept loop, and who may wait at it.
+
+use super::connection::{Place, serve};
+use super::door::{Door, HostIdentity};
+use super::gate::Gate;
+use super::limits::Limits;
+use super::ssh;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+/// What a gateway is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's own host key and certificate.
+    pub identity: HostIdentity,
+    /// Devices are reached as `<id>.<suffix>` or `<id>`.
+    pub suffix: String,
+    pub limits: Limits,
+}
+
+/// What every connection of a gateway shares.
+pub struct Inside<D> {
+    pub door: Arc<D>,
+    pub gate: Gate,
+    pub limits: Limits,
+    pub stopping: CancellationToken,
+}
+
+/// A running gateway. Dropping it leaves it running; [`Gateway::stop`] ends it.
+#[derive(Debug)]
+pub struct Gateway {
+    address: SocketAddr,
+    stopping: CancellationToken,
+    accepting: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Serves engineers on `listener` until [`Gateway::stop`].
+    pub fn serve<D: Door>(listener: TcpListener, settings: Settings, door: Arc<D>) -> io::Result<Self> {
+        let Settings { identity, suffix, limits } = settings;
+        let address = listener.local_addr()?;
+        let stopping = CancellationToken::new();
+        let gate = Gate { suffix: suffix.to_ascii_lowercase(), command: limits.command };
+        let config = Arc::new(ssh::config(identity, &limits));
+        let inside = Arc::new(Inside { door, gate, limits, stopping: stopping.clone() });
+        let accepting = tokio::spawn(accept(listener, config, inside));
+        Ok(Self { address, stopping, accepting })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts nobody any more, tells everybody who is connected, and waits until they are gone.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        if let Err(error) = self.accepting.await {
+            warn!(%error, "the accept loop failed");
+        }
+    }
+}
+
+async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Config>, inside: Arc<Inside<D>>) {
+    let waiting = Waiting::default();
+    let mut connections = JoinSet::new();
+    let mut number: u64 = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = inside.stopping.cancelled() => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, source) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: those who are connected go on.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        metrics::counter!("daypass_gateway_connections_total").increment(1);
+        let turned_away =
+            if connections.len() >= inside.limits.connections { Some("connections") } else { None };
+        let place = match turned_away {
+            Some(why) => Err(why),
+            None => waiting.enter(source.ip(), &inside.limits),
+        };
+        let slot = match place {
+            Ok(slot) => slot,
+            Err(why) => {
+                metrics::counter!("daypass_gateway_turned_away_total", "why" => why).increment(1);
+                debug!(%source, why, "turned away");
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%source, %error, "no TCP_NODELAY");
+        }
+        number += 1;
+        let span = info_span!("ssh", connection = number, %source);
+        let serving = serve(inside.clone(), stream, Place::Front, source, config.clone(), Some(slot));
+        connections.spawn(
+            async move {
+                let gauge = metrics::gauge!("daypass_gateway_connections");
+                gauge.increment(1.0);
+                serving.await;
+                gauge.decrement(1.0);
+            }
+            .instrument(span),
+        );
+    }
+    drop(listener);
+    info!(connections = connections.len(), "the gateway is stopping");
+    let all = async { while connections.join_next().await.is_some() {} };
+    let patience = inside.limits.step + inside.limits.linger * 2;
+    if tokio::time::timeout(patience, all).await.is_err() {
+        warn!("connections did not end in time");
+    }
+    connections.abort_all();
+}
+
+/// Connections whose person is not proven yet, by where they come from.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, source: IpAddr, limits: &Limits) -> Result<Slot, &'static str> {
+        let source = network(source);
+        let mut waiting = self.lock();
+        if waiting.values().sum::<usize>() >= limits.unauthenticated {
+            return Err("unauthenticated");
+        }
+        let here = waiting.entry(source).or_default();
+        if *here >= limits.unauthenticated_per_source {
+            return Err("unauthenticated-per-source");
+        }
+        *here += 1;
+        drop(waiting);
+        Ok(Slot { waiting: self.clone(), source })
+    }
+}
+
+/// One place among the unauthenticated; given back when dropped.
+pub struct Slot {
+    waiting: Waiting,
+    source: IpAddr,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.lock();
+        if let Some(here) = waiting.get_mut(&self.source) {
+            *here -= 1;
+            if *here == 0 {
+                waiting.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// One customer's worth of addresses: an IPv4 address, an IPv6 /64.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_by_source_and_given_back() {
+        let limits = Limits { unauthenticated: 3, unauthenticated_per_source: 2, ..Limits::default() };
+        let waiting = Waiting::default();
+        let enter = |source: &str| waiting.enter(source.parse().unwrap(), &limits);
+        let first = enter("192.0.2.1").unwrap_or_else(|why| panic!("{why}"));
+        let _second = enter("::ffff:192.0.2.1").unwrap_or_else(|why| panic!("{why}"));
+        assert!(enter("192.0.2.1").is_err(), "two from one source");
+        let _third = enter("2001:db8::1").unwrap_or_else(|why| panic!("{why}"));
+        assert!(enter("2001:db9::1").is_err(), "three altogether");
+        drop(first);
+        let _again = enter("2001:db8::ffff").unwrap_or_else(|why| panic!("{why}"));
+        assert!(enter("2001:db8::2").is_err());
+        assert_eq!(waiting.lock().len(), 2);
+    }
+}

@@ -1,0 +1,32 @@
+//! Engineers' SSH: ends it, proves who is there, and hands channels to sessions.
+//!
+//! ```text
+//! ssh -J gateway login@device     front connection ── direct-tcpip ──▶ pipe ── inner connection ─┐
+//! ssh login%device@gateway        front connection ──────────────────────────────────────────────┤
+//!                                                                                                ▼
+//!                                                     gate ── channel ── SessionDoor ── the device
+//! ```
+//!
+//! `front` accepts, `connection` is one SSH connection of either hop, `gate` decides what exists,
+//! `channel` is one channel of a session, `jump` the inner hop of `ssh -J`, `door` what stands behind.
+//! Flow control: the SSH library reopens a channel's window by itself, up to a target that
+//! `connection` sets to what is left of the queues' bound; nobody in its loop ever waits.
+
+mod channel;
+mod connection;
+mod door;
+mod front;
+mod gate;
+mod jump;
+mod kex;
+mod limits;
+mod live;
+mod pipe;
+mod ssh;
+mod transport;
+
+pub use door::{
+    Client, Door, EndNotice, HostIdentity, NotAuthenticated, Refusal, Refused, RefusedKind, SessionDoor,
+};
+pub use front::{Gateway, Settings};
+pub use limits::Limits;
