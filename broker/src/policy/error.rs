@@ -68,6 +68,10 @@ impl Mistakes {
         self.push(file, at.map(|at| line_of(source, at)), message);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn extend(&mut self, errors: PolicyErrors) {
         self.0.extend(errors.0);
     }

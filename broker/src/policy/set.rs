@@ -93,7 +93,7 @@ impl Policies {
                 described.push(Described { id, description });
             }
         }
-        if described.is_empty() {
+        if described.is_empty() && mistakes.is_empty() {
             mistakes.push(schema_file, None, "no policy stands beside it, so nobody could do anything");
         }
         if let Some(schema) = &schema {

@@ -107,8 +107,9 @@ fn forbid_beats_permit() {
 #[test]
 fn a_policy_that_cannot_be_evaluated_refuses() {
     let overflow = "@id(\"sum\") @description(\"A sum that is too large.\") forbid (principal, action == \
-                    Action::\"connect\", resource) when { context.reason_length * 9223372036854775807 > 0 };";
+                    Action::\"connect\", resource) when { context.reason_length * 922337203685477580 > 0 };";
     let policies = with(&format!("{PERMIT_ALL}{overflow}")).unwrap();
+    // A reason of ten characters or more overflows.
     let ask = ask(person(1, &["support"]), "lab");
     let refusal = denied(evaluate(&policies, &ask, &Approvals::none(), NOW));
     assert!(refusal.cause.as_deref().unwrap().contains("overflow"), "{refusal}");
