@@ -159,7 +159,7 @@ fn shell() -> ChannelSet {
 }
 
 fn half_an_hour() -> Span {
-    Span(Duration::from_secs(1800))
+    Span(Duration::from_mins(30))
 }
 
 /// A length of time as people write it: `30m`, `4h`, `2d`, `90s`.
@@ -448,7 +448,7 @@ impl Decided {
         };
         for id in self.policies() {
             if let Some(description) = policies.description(id) {
-                words.push_str(&format!("\n  {id}: {description}"));
+                words.extend(["\n  ", id, ": ", description]);
             }
         }
         words

@@ -69,7 +69,8 @@ impl Refusal {
             return Self::new(format!("No policy permits {what}."));
         }
         let words: Vec<&str> = forbidding.iter().filter_map(|id| policies.description(id)).collect();
-        Self { policies: forbidding.clone(), ..Self::new(words.join(" ")) }
+        let reason = words.join(" ");
+        Self { policies: forbidding, ..Self::new(reason) }
     }
 
     /// The question failed: fail closed, and say so.

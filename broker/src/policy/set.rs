@@ -216,7 +216,7 @@ impl Sample {
             device: device.clone(),
             login: login.clone(),
             channels: ChannelKind::ALL.into_iter().collect(),
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             reason: "sample".to_owned(),
             ticket: Some("sample".to_owned()),
             emergency: false,

@@ -35,7 +35,7 @@ fn ask(subject: Subject, env: &str) -> ConnectAsk {
         device: device(env),
         login: "diag".parse().unwrap(),
         channels: "shell".parse().unwrap(),
-        duration: Duration::from_secs(1800),
+        duration: Duration::from_mins(30),
         reason: "the uplink flaps".to_owned(),
         ticket: None,
         emergency: false,
