@@ -113,7 +113,7 @@ fn best(kind: &Kind, try_one: impl Fn(&Change) -> Option<String>) -> Vec<String>
 }
 
 fn kinds(policies: &Policies, ask: &ConnectAsk, now: Timestamp) -> Vec<Kind> {
-    let windows = WINDOWS.into_iter().map(|minutes| Duration::from_mins(minutes));
+    let windows = WINDOWS.into_iter().map(Duration::from_mins);
     let shorter = windows.filter(|window| *window < ask.duration).map(|w| vec![Change::Shorter(w)]).collect();
 
     let asked: Vec<ChannelKind> = ask.channels.iter().collect();
