@@ -57,6 +57,7 @@ CREATE TABLE recording (
     sealed_bytes    BIGINT NOT NULL,            -- what the newest seal in the audit log covers
     sealed_sha256   TEXT   NOT NULL,
     closed_at       BIGINT,
+    stored_sha256   TEXT,                       -- of the compressed file as it lies on the disk, once there is one
     PRIMARY KEY (session, number),
     CONSTRAINT recording_file_is_unique UNIQUE (file),
     CONSTRAINT recording_kind_is_known CHECK (kind IN ('events', 'asciicast', 'output')),

@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod login;
 pub mod policy;
 pub mod random;
+pub mod recording;
 pub mod session;
 
 #[cfg(test)]

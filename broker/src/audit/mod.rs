@@ -3,7 +3,10 @@
 //! [`append`] writes one event inside the caller's transaction and returns the [`Recorded`] that
 //! [`Tx::commit`] asks for.
 
+pub mod checkpoint;
 mod event;
+pub mod store;
+pub mod verify;
 
 pub use event::{Actor, Event, Kind};
 

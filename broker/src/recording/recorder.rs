@@ -1,0 +1,180 @@
+//! What a session holds: without a [`Recorder`] there is nothing to write to.
+
+use super::event::{Command as CommandText, SessionEvent};
+use super::output::OutputStream;
+use super::seal::Sealer;
+use super::writer::{Piece, Start};
+use super::{RecordError, SessionFacts};
+use bytes::Bytes;
+use daypass_protocol::api::{EndReason, RecordingKind};
+use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::tunnel::frame::Exit;
+use daypass_protocol::tunnel::open::{Pty, WindowSize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The recorder of one session. Everything it is told is with the kernel when the call returns, and in
+/// the audit log, by its hash, a little later. After one failure every call fails.
+#[derive(Debug)]
+pub struct Recorder {
+    sealer: Arc<Sealer>,
+    /// Left without `close`, the session was dropped half-way; its recordings say so.
+    closed: bool,
+}
+
+/// What a channel is, before it carries a byte.
+#[derive(Clone, Debug)]
+pub struct ChannelFacts {
+    pub kind: ChannelKind,
+    pub pty: Option<Pty>,
+    pub command: Option<Vec<u8>>,
+}
+
+impl Recorder {
+    pub(super) async fn begin(sealer: Arc<Sealer>, facts: &SessionFacts) -> Result<Self, RecordError> {
+        sealer.open(0, RecordingKind::Events, None, "events.ndjson", Start::Events).await?;
+        let recorder = Self { sealer, closed: false };
+        recorder
+            .event(&SessionEvent::SessionOpened {
+                session: facts.session.to_string(),
+                request: facts.request.to_string(),
+                person: facts.person.to_string(),
+                email: facts.email.clone(),
+                device: facts.device.to_string(),
+                login: facts.login.to_string(),
+                client_address: facts.client_address.clone(),
+            })
+            .await?;
+        Ok(recorder)
+    }
+
+    /// Writes one line of the events file.
+    pub async fn event(&self, event: &SessionEvent) -> Result<(), RecordError> {
+        self.sealer.append(0, Piece::Event(event.clone())).await
+    }
+
+    /// Starts the recording of a channel: an asciicast where there is a PTY, the exact output otherwise.
+    pub async fn channel(&self, number: u32, facts: ChannelFacts) -> Result<ChannelRecorder, RecordError> {
+        let recording = number.saturating_add(1);
+        let id = i64::from(number) + 1;
+        let (kind, file, start) = match &facts.pty {
+            Some(pty) => (
+                RecordingKind::Asciicast,
+                format!("channel-{number}.cast"),
+                Start::Asciicast { pty: pty.clone(), at: self.sealer.now() },
+            ),
+            None => (RecordingKind::Output, format!("channel-{number}.output"), Start::Output),
+        };
+        self.sealer.open(id, kind, Some(number), &file, start).await?;
+        self.event(&SessionEvent::ChannelOpened {
+            channel: number,
+            kind: facts.kind,
+            command: facts.command.as_deref().map(CommandText::from),
+            pty: facts.pty,
+            recording,
+        })
+        .await?;
+        Ok(ChannelRecorder {
+            sealer: self.sealer.clone(),
+            number,
+            id,
+            input: AtomicU64::new(0),
+            stdout: AtomicU64::new(0),
+            stderr: AtomicU64::new(0),
+        })
+    }
+
+    /// The failure, as soon as there is one; also when no byte flows (a seal that failed). Never returns
+    /// otherwise.
+    pub fn failed(&self) -> impl Future<Output = RecordError> + Send + 'static {
+        let sealer = self.sealer.clone();
+        async move { sealer.failed().await }
+    }
+
+    /// Writes the end, seals and closes what is still open; compression follows by itself.
+    pub async fn close(mut self, reason: EndReason, detail: Option<String>) -> Result<(), RecordError> {
+        self.closed = true;
+        let end = self.event(&SessionEvent::SessionEnded { reason, detail }).await;
+        match end {
+            Ok(()) => self.sealer.close(None, true).await,
+            Err(error) => {
+                self.sealer.interrupt(&error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.sealer.abandon();
+        }
+    }
+}
+
+/// The recorder of one channel.
+#[derive(Debug)]
+pub struct ChannelRecorder {
+    sealer: Arc<Sealer>,
+    number: u32,
+    id: i64,
+    input: AtomicU64,
+    stdout: AtomicU64,
+    stderr: AtomicU64,
+}
+
+impl ChannelRecorder {
+    /// Deliver the bytes only after this returned.
+    pub async fn stdout(&self, bytes: &Bytes) -> Result<(), RecordError> {
+        self.output(OutputStream::Stdout, &self.stdout, bytes).await
+    }
+
+    /// Deliver the bytes only after this returned.
+    pub async fn stderr(&self, bytes: &Bytes) -> Result<(), RecordError> {
+        self.output(OutputStream::Stderr, &self.stderr, bytes).await
+    }
+
+    async fn output(
+        &self,
+        stream: OutputStream,
+        count: &AtomicU64,
+        bytes: &Bytes,
+    ) -> Result<(), RecordError> {
+        self.sealer.append(self.id, Piece::Output(stream, bytes.clone())).await?;
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts input; it has passwords in it and is never stored. Deliver it only when this is `Ok`:
+    /// nothing reaches a device that could answer unrecorded.
+    pub fn input(&self, bytes: usize) -> Result<(), RecordError> {
+        self.sealer.check()?;
+        self.input.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub async fn resize(&self, size: WindowSize) -> Result<(), RecordError> {
+        let (cols, rows) = (size.cols, size.rows);
+        self.sealer.append(self.id, Piece::Resize { cols, rows }).await?;
+        let event = SessionEvent::Resized { channel: self.number, cols, rows };
+        self.sealer.append(0, Piece::Event(event)).await
+    }
+
+    pub async fn exit(&self, exit: &Exit) -> Result<(), RecordError> {
+        self.sealer.append(0, Piece::Event(SessionEvent::exited(self.number, exit))).await
+    }
+
+    /// Ends and seals this channel's recording. A channel that is dropped instead is closed with its
+    /// session.
+    pub async fn close(self) -> Result<(), RecordError> {
+        let event = SessionEvent::ChannelClosed {
+            channel: self.number,
+            input_bytes: self.input.load(Ordering::Relaxed),
+            stdout_bytes: self.stdout.load(Ordering::Relaxed),
+            stderr_bytes: self.stderr.load(Ordering::Relaxed),
+        };
+        self.sealer.append(0, Piece::Event(event)).await?;
+        self.sealer.close(Some(self.id), false).await
+    }
+}
