@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod clock;
 pub mod db;
 pub mod gateway;
+pub mod http;
 pub mod login;
 pub mod policy;
 pub mod random;

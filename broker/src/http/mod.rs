@@ -1,0 +1,5 @@
+//! What the broker's HTTP handlers share.
+
+pub mod problem;
+
+pub use problem::Problem;
