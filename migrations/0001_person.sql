@@ -40,7 +40,9 @@ CREATE TABLE browser_session (
     csrf_hash       TEXT   NOT NULL,
     created_at      BIGINT NOT NULL,
     signed_in_at    BIGINT NOT NULL,
-    expires_at      BIGINT NOT NULL
+    mfa             BIGINT NOT NULL,            -- of this sign-in, not of the person's newest
+    expires_at      BIGINT NOT NULL,
+    CONSTRAINT browser_session_mfa_is_a_flag CHECK (mfa IN (0, 1))
 );
 CREATE INDEX browser_session_by_expiry ON browser_session (expires_at);
 
@@ -52,6 +54,7 @@ CREATE TABLE cli_sign_in (
     state           TEXT   NOT NULL,
     person          TEXT   REFERENCES person (id),
     signed_in_at    BIGINT,
+    mfa             BIGINT,                     -- both of the browser session that confirmed it
     asked_at        BIGINT NOT NULL,
     expires_at      BIGINT NOT NULL,
     polled_at       BIGINT NOT NULL,
@@ -59,7 +62,7 @@ CREATE TABLE cli_sign_in (
     CONSTRAINT cli_sign_in_user_code_is_unique UNIQUE (user_code),
     CONSTRAINT cli_sign_in_state_is_known CHECK (state IN ('waiting', 'confirmed', 'refused', 'spent')),
     CONSTRAINT cli_sign_in_confirmed_has_person
-        CHECK (state IN ('waiting', 'refused') OR (person IS NOT NULL AND signed_in_at IS NOT NULL))
+        CHECK (state IN ('waiting', 'refused') OR (person IS NOT NULL AND signed_in_at IS NOT NULL AND mfa IS NOT NULL))
 );
 
 CREATE TABLE token_family (
@@ -67,6 +70,7 @@ CREATE TABLE token_family (
     person          TEXT   NOT NULL REFERENCES person (id),
     client          TEXT   NOT NULL,
     signed_in_at    BIGINT NOT NULL,
+    mfa             BIGINT NOT NULL,
     expires_at      BIGINT NOT NULL,
     revoked_at      BIGINT,
     revoked_why     TEXT,

@@ -38,6 +38,8 @@ CREATE TABLE certificate (
     valid_before    BIGINT NOT NULL,
     issued_at       BIGINT NOT NULL,
     session         TEXT   REFERENCES session (id),
+    -- Of an identity certificate: the CLI sign-in it came from. It stops working when that is revoked.
+    token_family    TEXT   REFERENCES token_family (id),
     revoked_at      BIGINT,
     CONSTRAINT certificate_serial_is_positive CHECK (serial > 0),
     CONSTRAINT certificate_kind_is_known CHECK (kind IN ('identity', 'session', 'on_site', 'host')),

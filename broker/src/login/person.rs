@@ -14,6 +14,7 @@ pub struct VerifiedPerson {
     pub(super) teams: Vec<String>,
     pub(super) mfa: bool,
     pub(super) signed_in_at: Timestamp,
+    pub(super) family: Option<String>,
 }
 
 impl VerifiedPerson {
@@ -36,6 +37,12 @@ impl VerifiedPerson {
     }
     pub fn signed_in_at(&self) -> Timestamp {
         self.signed_in_at
+    }
+
+    /// The CLI sign-in (`token_family.id`) this proof came from; write it into the row of an identity
+    /// certificate, so that signing out ends the certificate too. `None` for a browser.
+    pub fn family(&self) -> Option<&str> {
+        self.family.as_deref()
     }
 
     pub fn actor(&self) -> Actor {
