@@ -5,9 +5,9 @@
 
 use daypass_protocol::ids::PersonId;
 use daypass_protocol::time::Timestamp;
-use ed25519_dalek::SigningKey;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use ssh_key::private::Ed25519Keypair;
 use std::fmt;
 use std::time::Duration;
 
@@ -79,8 +79,8 @@ impl TokenKey {
         // RFC 8410 section 7: PKCS#8 of an Ed25519 key is this, and the 32 bytes.
         let mut der = zeroize::Zeroizing::new(PKCS8_OF_ED25519.to_vec());
         der.extend_from_slice(seed);
-        let public = SigningKey::from_bytes(seed).verifying_key();
-        Self { sign: EncodingKey::from_ed_der(&der), verify: DecodingKey::from_ed_der(public.as_bytes()) }
+        let public = Ed25519Keypair::from_seed(seed).public;
+        Self { sign: EncodingKey::from_ed_der(&der), verify: DecodingKey::from_ed_der(&public.0) }
     }
 
     pub(super) fn sign(
@@ -216,11 +216,10 @@ mod tests {
         assert!(ours.verify(&unsigned, ISSUER, NOW).is_err());
 
         // CVE-2015-9235: the public key taken for the secret of an HMAC.
-        let public = SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let public = Ed25519Keypair::from_seed(&[7; 32]).public;
         let mut header = Header::new(Algorithm::HS256);
         header.typ = Some(TYPE.to_owned());
-        let confused =
-            jsonwebtoken::encode(&header, &good(), &EncodingKey::from_secret(public.as_bytes())).unwrap();
+        let confused = jsonwebtoken::encode(&header, &good(), &EncodingKey::from_secret(&public.0)).unwrap();
         assert!(ours.verify(&confused, ISSUER, NOW).is_err());
     }
 
