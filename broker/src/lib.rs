@@ -8,6 +8,7 @@ pub mod audit;
 pub mod certificate;
 pub mod clock;
 pub mod db;
+pub mod demo;
 pub mod gateway;
 pub mod http;
 pub mod login;

@@ -38,6 +38,8 @@ struct Terms<'a> {
     valid_before: Timestamp,
     extensions: Vec<&'static str>,
     session: Option<&'a SessionId>,
+    /// The CLI sign-in that asked; signing out ends the certificate too.
+    token_family: Option<&'a str>,
 }
 
 /// The certificate of one session: one login on one device until the grant ends. Consumes the permit.
@@ -69,6 +71,7 @@ pub async fn session(
         valid_before: permit.ends_at(),
         extensions,
         session: Some(permit.session()),
+        token_family: None,
     };
     let certificate = mint(tx, &keys.user, key, &terms, now).await?;
     let event = Event::new(Kind::CertificateIssued, Actor::Broker)
@@ -98,6 +101,7 @@ pub async fn identity(
         // OpenSSH clients do not look at these; sshd would. The gateway reads neither.
         extensions: vec![],
         session: None,
+        token_family: person.family(),
     };
     let certificate = mint(tx, &keys.identity, key, &terms, now).await?;
     let event = Event::new(Kind::CertificateIssued, person.actor()).detail(describe(&terms, &certificate));
@@ -123,6 +127,7 @@ pub async fn host(
         valid_before: until,
         extensions: vec![],
         session: None,
+        token_family: None,
     };
     let certificate = mint(tx, &keys.host, key, &terms, now).await?;
     let mut event = Event::new(Kind::CertificateIssued, Actor::Broker).detail(describe(&terms, &certificate));
@@ -155,8 +160,8 @@ async fn mint(
     let certificate = ca.certify(builder)?;
     sqlx::query(
         "INSERT INTO certificate (serial, kind, ca, principal, key_id, key_fingerprint, valid_after,
-                                  valid_before, issued_at, session)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                                  valid_before, issued_at, session, token_family)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(i64::try_from(serial).unwrap_or(i64::MAX))
     .bind(terms.kind)
@@ -168,6 +173,7 @@ async fn mint(
     .bind(Timestamp::from_secs(before).as_millis())
     .bind(now.as_millis())
     .bind(terms.session.map(|id| id.as_str().to_owned()))
+    .bind(terms.token_family.map(str::to_owned))
     .execute(tx.conn())
     .await?;
     Ok(certificate)
