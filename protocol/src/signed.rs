@@ -124,6 +124,12 @@ impl SignedText {
         Ok(PublicKey::from(sig.public_key().clone()))
     }
 
+    /// The text with nothing verified, for the one statement that carries the certificate of its own
+    /// signer ([`crate::tunnel::open::UnverifiedClaim`]).
+    pub(crate) fn unverified_body(&self) -> &str {
+        &self.body
+    }
+
     pub fn open<T: DeserializeOwned>(
         &self,
         trusted: &[PublicKey],

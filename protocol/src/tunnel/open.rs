@@ -136,6 +136,21 @@ pub fn env_is_allowed(name: &str) -> bool {
 pub const MAX_ENV: usize = 32;
 pub const MAX_ENV_VALUE: usize = 4096;
 
+/// Who an `open` says has signed it, before anything is verified: enough to look for the one key that
+/// must have. Use it for nothing else; [`Open::open_with`] reads the body for good.
+#[derive(Clone, Debug, Deserialize)]
+pub struct UnverifiedClaim {
+    pub certificate: String,
+    pub login: Login,
+}
+
+impl UnverifiedClaim {
+    pub fn read(signed: &SignedText) -> Result<Self, SignatureError> {
+        serde_json::from_str(signed.unverified_body())
+            .map_err(|error| SignatureError::Body { what: "an open request", why: error.to_string() })
+    }
+}
+
 impl Open {
     pub fn seal(&self, key: &PrivateKey) -> Result<SignedText, SignatureError> {
         SignedText::seal(key, Purpose::Open, self)

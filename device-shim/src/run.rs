@@ -1,0 +1,62 @@
+//! `daypass-shim run`: connect, serve, connect again; stop when asked to, or when retired.
+
+use crate::backoff::{Backoff, Keepalive};
+use crate::device::Device;
+use crate::hello::HelloError;
+use crate::note;
+use crate::tunnel::{self, Over, TunnelError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// A tunnel that lasted this long makes the next retry quick again.
+const LASTED: Duration = Duration::from_secs(60);
+/// A tunnel that lasted this long earns a longer keepalive.
+const LASTED_LONG: Duration = Duration::from_secs(24 * 3600);
+/// How often a device asks again when only a person can change the answer.
+const RARELY: Duration = Duration::from_secs(3600);
+
+/// Runs until the device is retired or `stopping` turns true.
+pub async fn run(device: Arc<Device>, stopping: watch::Receiver<bool>) -> Over {
+    let mut backoff = Backoff::new(device.config.reconnect_first, device.config.reconnect_max);
+    let mut keepalive = Keepalive::new(device.config.keepalive);
+    loop {
+        let mut joined = None;
+        let ended =
+            tunnel::serve(&device, keepalive.current(), &stopping, || joined = Some(Instant::now())).await;
+        let error = match ended {
+            Ok(over) => return over,
+            Err(error) => error,
+        };
+        if let TunnelError::Lost { half_open: true, .. } = error {
+            keepalive.link_died_idle();
+        }
+        match joined.map(|at: Instant| at.elapsed()) {
+            Some(lasted) if lasted >= LASTED_LONG => {
+                keepalive.link_lasted();
+                backoff.reset();
+            }
+            Some(lasted) if lasted >= LASTED => backoff.reset(),
+            _ => {}
+        }
+        let wait = match &error {
+            TunnelError::Hello(HelloError::Refused { code, .. }) if !code.is_passing() => {
+                let random = f64::from(random()) / f64::from(u32::MAX);
+                RARELY.mul_f64(0.5 + random)
+            }
+            _ => backoff.next(random()),
+        };
+        note!("{error}; trying again in {:.1} s", wait.as_secs_f64());
+        let mut stop = stopping.clone();
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = stop.wait_for(|stop| *stop) => return Over::Stopping,
+        }
+    }
+}
+
+/// Only spreads load; if the system has no randomness, the hello will say so.
+fn random() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}

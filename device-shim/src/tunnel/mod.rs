@@ -1,0 +1,379 @@
+//! The tunnel: yamux over the WebSocket, the control stream, and a task for each channel.
+//!
+//! One task polls the yamux connection all the time; everybody else only touches streams. When the tunnel
+//! ends, for whatever reason, every channel ends with it, and the next tunnel starts only when their
+//! processes are gone.
+
+pub mod channel;
+pub mod control;
+pub mod frames;
+pub mod permit;
+pub mod socket;
+
+use crate::device::Device;
+use crate::hello::{HelloError, check_challenge};
+use crate::link::{self, Link, LinkError};
+use crate::note;
+use crate::state::StateError;
+use daypass_protocol::ids::SessionId;
+use daypass_protocol::signed::{Purpose, SignatureError, SignedText};
+use daypass_protocol::tunnel::control::FromDevice;
+use daypass_protocol::tunnel::hello::{Binding, Conversation, Hello, Welcome};
+use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
+use futures_util::StreamExt as _;
+use permit::{Facts, Gate, Permit, Refusal};
+use socket::{HalfOpen, Socket};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+
+/// How long a stopping shim waits for its last words to be taken.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Receive window of one stream; yamux's own, which it cannot go below.
+const STREAM_WINDOW: usize = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error("the hello cannot be signed: {0}")]
+    Sign(SignatureError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the broker's trust bundle is not acceptable: {0}")]
+    Bundle(#[from] crate::device::DeviceError),
+    #[error("the tunnel ended: {why}")]
+    Lost { why: String, half_open: bool },
+}
+
+/// How a tunnel ended without an error.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The device left its fleet; key and state are gone.
+    Retired,
+    /// This program was asked to stop.
+    Stopping,
+}
+
+/// Why running channels are ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Expired,
+    Ended(String),
+    Revoked,
+    Suspended(String),
+    TunnelLost,
+    Stopping,
+}
+
+impl End {
+    pub fn words(&self) -> String {
+        match self {
+            Self::Expired => "the time of this session is over".to_owned(),
+            Self::Ended(reason) => format!("the session was ended: {reason}"),
+            Self::Revoked => "the session was revoked".to_owned(),
+            Self::Suspended(reason) => format!("the device was suspended: {reason}"),
+            Self::TunnelLost => "the connection to the broker was lost".to_owned(),
+            Self::Stopping => "the device's shim is stopping".to_owned(),
+        }
+    }
+}
+
+struct Running {
+    session: SessionId,
+    serial: u64,
+    end: watch::Sender<Option<End>>,
+}
+
+#[derive(Default)]
+struct Table {
+    gate: Gate,
+    running: HashMap<u64, Running>,
+    next: u64,
+    /// Ended sessions whose last process is awaited, to report it.
+    awaited: Vec<SessionId>,
+}
+
+/// One tunnel, shared by its tasks.
+pub struct Tunnel {
+    pub device: Arc<Device>,
+    binding: Binding,
+    table: Mutex<Table>,
+    /// How many channels run.
+    count: watch::Sender<usize>,
+    reports: mpsc::Sender<FromDevice>,
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tunnel({:?})", self.device)
+    }
+}
+
+impl Tunnel {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges an `open` and enters the channel in the table, in one step: a session that is ended in
+    /// between cannot slip through.
+    pub fn admit(
+        &self,
+        signed: &SignedText,
+    ) -> Result<(Permit, (watch::Receiver<Option<End>>, u64)), Refusal> {
+        let device = &self.device;
+        let trust = device.trust();
+        let mut table = self.table();
+        let facts = Facts {
+            own: &device.identity.device,
+            trust: &trust,
+            clock: &device.clock,
+            binding: &self.binding,
+            logins: &device.config.logins,
+            remote_access: device.config.remote_access,
+            open_channels: table.running.len(),
+            max_channels: device.config.max_channels,
+        };
+        let permit = permit::judge(signed, &facts, &mut table.gate)?;
+        let (end, ended) = watch::channel(None);
+        let id = table.next;
+        table.next += 1;
+        table.running.insert(id, Running { session: permit.session().clone(), serial: permit.serial(), end });
+        self.count.send_replace(table.running.len());
+        Ok((permit, (ended, id)))
+    }
+
+    /// A channel's last process is gone.
+    fn leave(&self, id: u64) {
+        let mut table = self.table();
+        let Some(left) = table.running.remove(&id) else { return };
+        self.count.send_replace(table.running.len());
+        if table.running.values().all(|other| other.session != left.session)
+            && let Some(at) = table.awaited.iter().position(|session| *session == left.session)
+        {
+            table.awaited.swap_remove(at);
+            // There is room for one for each channel; a control stream that ended needs none.
+            let _ = self.reports.try_send(FromDevice::SessionGone { session: left.session });
+        }
+    }
+
+    /// Ends the channels that `which` picks.
+    fn end(&self, why: &End, which: impl Fn(&SessionId, u64) -> bool) {
+        for running in self.table().running.values() {
+            if which(&running.session, running.serial) {
+                running.end.send_if_modified(|end| {
+                    let first = end.is_none();
+                    end.get_or_insert_with(|| why.clone());
+                    first
+                });
+            }
+        }
+    }
+
+    fn end_all(&self, why: &End) {
+        self.end(why, |_, _| true);
+    }
+
+    /// Ends a session for good. `true` when none of it runs, so that this can be said at once.
+    fn end_session(&self, session: &SessionId, reason: &str) -> bool {
+        {
+            let mut table = self.table();
+            table.gate.end(session);
+            if table.running.values().all(|running| running.session != *session) {
+                return true;
+            }
+            if !table.awaited.contains(session) {
+                table.awaited.push(session.clone());
+            }
+        }
+        self.end(&End::Ended(reason.to_owned()), |running, _| running == session);
+        false
+    }
+
+    fn suspend(&self, reason: &str) {
+        self.table().gate.closed = Some(reason.to_owned());
+        self.end_all(&End::Suspended(reason.to_owned()));
+    }
+
+    fn resume(&self) {
+        self.table().gate.closed = None;
+    }
+
+    fn end_revoked(&self) {
+        let trust = self.device.trust();
+        let revoked = trust.revoked_serials();
+        self.end(&End::Revoked, |_, serial| revoked.contains(&serial));
+    }
+
+    fn sessions(&self) -> u32 {
+        let table = self.table();
+        let distinct: std::collections::HashSet<_> =
+            table.running.values().map(|running| &running.session).collect();
+        u32::try_from(distinct.len()).unwrap_or(u32::MAX)
+    }
+
+    async fn until_empty(&self) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// Connects, says hello, and serves until the tunnel ends. `joined` is called once the broker has welcomed
+/// the device.
+pub async fn serve(
+    device: &Arc<Device>,
+    keepalive: Duration,
+    stopping: &watch::Receiver<bool>,
+    joined: impl FnOnce(),
+) -> Result<Over, TunnelError> {
+    let mut stop = stopping.clone();
+    let (link, binding, welcome) = tokio::select! {
+        joined = join(device) => joined?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(Over::Stopping),
+    };
+    note!("connected to {} as {} ({})", device.identity.broker_url, device.identity.device, link.tls_group);
+    joined();
+    carry(device, link, binding, &welcome, keepalive, stopping).await
+}
+
+async fn join(device: &Device) -> Result<(Link, Binding, Welcome), TunnelError> {
+    let mut link =
+        link::connect(&device.endpoint, device.config.proxy.as_ref(), Conversation::Tunnel).await?;
+    let challenge: SignedText = link.hear().await?;
+    let accepted = {
+        let trust = device.trust();
+        check_challenge(&challenge, trust.broker_keys(), Conversation::Tunnel, &link.exporter, &link.nonce)?
+    };
+    device.learn_time(accepted.time())?;
+    let hello = Hello {
+        v: 1,
+        device: device.identity.device.clone(),
+        binding: accepted.binding().clone(),
+        bundle_version: device.trust().version(),
+        shim_version: env!("CARGO_PKG_VERSION").to_owned(),
+        tls_group: link.tls_group.clone(),
+    };
+    let hello = SignedText::seal(&device.key, Purpose::Hello, &hello).map_err(TunnelError::Sign)?;
+    link.say(&hello).await?;
+    let welcome: Welcome = link.hear_answer().await?;
+    if welcome.v != 1 {
+        return Err(HelloError::Malformed(format!("a welcome of version {}", welcome.v)).into());
+    }
+    if let Some(bundle) = &welcome.bundle {
+        let version = device.take_bundle(bundle)?;
+        note!("trust bundle {version} is in force");
+    }
+    Ok((link, accepted.binding().clone(), welcome))
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    // The count first: the window must be enough for it, and is checked against it.
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_STREAMS * STREAM_WINDOW));
+    config.set_split_send_size(MAX_DATA + 64);
+    config
+}
+
+async fn carry(
+    device: &Arc<Device>,
+    link: Link,
+    binding: Binding,
+    welcome: &Welcome,
+    keepalive: Duration,
+    stopping: &watch::Receiver<bool>,
+) -> Result<Over, TunnelError> {
+    let (sink, stream) = Socket::new(link.socket, keepalive).split();
+    let io = tokio::io::join(StreamReader::new(stream), SinkWriter::new(CopyToBytes::new(sink)));
+    let mut connection = yamux::Connection::new(io.compat(), yamux_config(), yamux::Mode::Server);
+
+    let (reports, reported) = mpsc::channel(2 * MAX_STREAMS);
+    let tunnel = Arc::new(Tunnel {
+        device: Arc::clone(device),
+        binding,
+        table: Mutex::default(),
+        count: watch::Sender::new(0),
+        reports,
+    });
+    if !welcome.accepts_sessions {
+        tunnel.suspend("by its operator");
+    }
+
+    let mut channels = JoinSet::new();
+    let mut control = JoinSet::new();
+    let mut reported = Some(reported);
+    let mut stop = stopping.clone();
+    let outcome = loop {
+        tokio::select! {
+            inbound = poll_fn(|cx| connection.poll_next_inbound(cx)) => match inbound {
+                Some(Ok(stream)) => match reported.take() {
+                    Some(reported) => {
+                        control.spawn(control::serve(stream, Arc::clone(&tunnel), reported));
+                    }
+                    None => {
+                        channels.spawn(channel::serve(stream, Arc::clone(&tunnel)));
+                    }
+                },
+                Some(Err(error)) => {
+                    let half_open = is_half_open(&error);
+                    break Err(TunnelError::Lost { why: error.to_string(), half_open });
+                }
+                None => {
+                    break Err(TunnelError::Lost { why: "the broker closed it".to_owned(), half_open: false });
+                }
+            },
+            Some(done) = control.join_next() => match done {
+                Ok(Ok(retired)) => break Ok(retired),
+                Ok(Err(error)) => {
+                    break Err(TunnelError::Lost { why: error.to_string(), half_open: false });
+                }
+                Err(error) => {
+                    break Err(TunnelError::Lost { why: error.to_string(), half_open: false });
+                }
+            },
+            Some(_) = channels.join_next() => {}
+            _ = stop.wait_for(|stop| *stop) => {
+                tunnel.end_all(&End::Stopping);
+                break Ok(Over::Stopping);
+            }
+        }
+    };
+
+    if outcome.is_ok() {
+        // The last words still have to go out, so the connection is driven on.
+        let drained = async {
+            tokio::select! {
+                () = tunnel.until_empty() => {}
+                () = async { while poll_fn(|cx| connection.poll_next_inbound(cx)).await.is_some_and(|s| s.is_ok()) {} } => {}
+            }
+            let _ = poll_fn(|cx| connection.poll_close(cx)).await;
+        };
+        if timeout(FAREWELL, drained).await.is_err() {
+            note!("the broker did not take the farewell");
+        }
+    }
+    drop(connection);
+    tunnel.end_all(&End::TunnelLost);
+    while channels.join_next().await.is_some() {}
+    outcome
+}
+
+fn is_half_open(error: &yamux::ConnectionError) -> bool {
+    match error {
+        yamux::ConnectionError::Io(error) => is_half_open_io(error),
+        _ => false,
+    }
+}
+
+fn is_half_open_io(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<HalfOpen>())
+}
