@@ -1,5 +1,6 @@
 //! What the broker's HTTP handlers share.
 
+pub mod connection;
 pub mod page;
 pub mod problem;
 
