@@ -47,7 +47,8 @@ CREATE TABLE device (
     key_fingerprint TEXT,
     labels          TEXT   NOT NULL,            -- JSON object of text
     shim_version    TEXT,
-    bundle_version  BIGINT NOT NULL,            -- the newest trust bundle made for it
+    bundle_version  BIGINT NOT NULL,            -- the newest trust bundle made for it; only grows
+    bundle_digest   TEXT   NOT NULL DEFAULT '', -- SHA-256 of what that bundle says
     enrolled_at     BIGINT,
     last_seen_at    BIGINT,
     created_at      BIGINT NOT NULL,

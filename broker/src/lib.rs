@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod clock;
 pub mod db;
 pub mod demo;
+pub mod device;
 pub mod gateway;
 pub mod http;
 pub mod login;
@@ -16,6 +17,7 @@ pub mod policy;
 pub mod random;
 pub mod recording;
 pub mod session;
+pub mod tunnel;
 
 #[cfg(test)]
 pub mod testing;

@@ -1,0 +1,16 @@
+//! Deployed products: the inventory, how a device comes into it, and what happens in its life.
+
+mod bundle;
+mod changes;
+pub mod enrolment;
+mod state;
+pub mod store;
+mod trust;
+
+pub use bundle::{BundleMakeError, MadeBundle};
+pub use changes::{ChangeError, Changes, DeviceChanged, resume, suspend};
+pub use state::{IllegalStep, Step};
+pub use trust::{EvidenceSigner, HostCertifier, Trust, TrustError};
+
+pub(crate) use bundle::current as current_bundle;
+pub(crate) use state::{Admission, admission};

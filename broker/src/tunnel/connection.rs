@@ -1,0 +1,443 @@
+//! One tunnel: yamux over a WebSocket, its control stream, and the door through which channels open.
+
+use super::channel;
+use super::server::Limits;
+use super::wire::{self, Heard};
+use crate::clock::Clock;
+use crate::session::wire::DeviceChannel;
+use axum::extract::ws::WebSocket;
+use bytes::BytesMut;
+use daypass_protocol::ids::{DeviceId, Login, SessionId};
+use daypass_protocol::signed::SignatureError;
+use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::tunnel::control::{self, FromDevice, ToDevice};
+use daypass_protocol::tunnel::frame::{Frame, FrameError};
+use daypass_protocol::tunnel::hello::Binding;
+use daypass_protocol::tunnel::open::{Open, OpenKind, Refused};
+use daypass_protocol::tunnel::{MAX_STREAMS, MAX_WINDOW};
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+use tokio_util::sync::CancellationToken;
+
+/// A stream of the tunnel, for tokio.
+pub(super) type Stream = Compat<yamux::Stream>;
+
+/// What a session asks a device to start.
+#[derive(Clone, Debug)]
+pub struct OpenAsk {
+    pub session: SessionId,
+    /// Number of the channel within its session, from 0.
+    pub channel: u32,
+    pub login: Login,
+    /// The session certificate, one line.
+    pub certificate: String,
+    pub kind: OpenKind,
+    pub env: Vec<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error("the device is suspended")]
+    Suspended,
+    #[error("the device refused: {}", .0.message)]
+    Refused(Refused),
+    #[error("{} channels are open on this device; that is all it takes", MAX_STREAMS - 1)]
+    TooMany,
+    #[error("the device did not answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the open frame cannot be made: {0}")]
+    Frame(#[from] FrameError),
+    #[error("the open frame cannot be signed: {0}")]
+    Signature(#[from] SignatureError),
+    #[error("the device broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// The tunnel is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device is not connected any more")]
+pub struct Gone;
+
+/// A device's connection.
+pub struct Tunnel {
+    device: DeviceId,
+    tls_group: String,
+    peer: SocketAddr,
+    binding: Binding,
+    limits: Limits,
+    over: CancellationToken,
+    why: Mutex<Option<String>>,
+    accepts_sessions: AtomicBool,
+    /// The counter of the last `open`. Whoever holds the lock writes the next one.
+    counter: tokio::sync::Mutex<u64>,
+    streams: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+    channels: Arc<Semaphore>,
+    control: mpsc::Sender<ToDevice>,
+    pings: mpsc::Sender<u64>,
+    last_ping: AtomicU64,
+    heard: Arc<Heard>,
+    bundle_version: AtomicU64,
+    sessions_gone: broadcast::Sender<SessionId>,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({} from {})", self.device, self.peer)
+    }
+}
+
+/// What the hello has established.
+#[derive(Debug)]
+pub(super) struct Established {
+    pub device: DeviceId,
+    pub tls_group: String,
+    pub peer: SocketAddr,
+    pub binding: Binding,
+    pub accepts_sessions: bool,
+    pub bundle_version: u64,
+}
+
+impl Tunnel {
+    /// Takes over a socket whose hello is done. The tunnel lives until the returned future, which the
+    /// caller polls, ends; it gives the reason.
+    pub(super) fn start(
+        socket: WebSocket,
+        hello: Established,
+        limits: Limits,
+        clock: Clock,
+    ) -> (Arc<Self>, impl Future<Output = String> + Send) {
+        let parts = wire::split(socket);
+        let (streams, wanted) = mpsc::channel(MAX_STREAMS);
+        let (control, to_device) = mpsc::channel(32);
+        let tunnel = Arc::new(Self {
+            device: hello.device,
+            tls_group: hello.tls_group,
+            peer: hello.peer,
+            binding: hello.binding,
+            limits,
+            over: CancellationToken::new(),
+            why: Mutex::new(None),
+            accepts_sessions: AtomicBool::new(hello.accepts_sessions),
+            counter: tokio::sync::Mutex::new(0),
+            streams,
+            channels: Arc::new(Semaphore::new(MAX_STREAMS - 1)),
+            control,
+            pings: parts.pings,
+            last_ping: AtomicU64::new(0),
+            heard: parts.heard,
+            bundle_version: AtomicU64::new(hello.bundle_version),
+            sessions_gone: broadcast::channel(64).0,
+        });
+        let (io, writer) = (parts.io, parts.writer);
+        let own = tunnel.clone();
+        let run = async move {
+            let over = own.over.clone();
+            let ending = {
+                let own = own.clone();
+                async move {
+                    tokio::select! {
+                        () = own.over.cancelled() => "closed by the broker".to_owned(),
+                        why = drive(io, wanted) => why,
+                        why = own.run_control(to_device, clock) => why,
+                        why = own.watch_silence() => why,
+                    }
+                }
+            };
+            let writing = async {
+                let written = writer.run(&over).await;
+                // A socket that cannot be written to ends the rest, too.
+                over.cancel();
+                written
+            };
+            let ending = async {
+                let why = ending.await;
+                over.cancel();
+                why
+            };
+            let (why, written) = tokio::join!(ending, writing);
+            let mut said = own.why.lock().unwrap_or_else(PoisonError::into_inner);
+            match (said.take(), written) {
+                (Some(why), _) => why,
+                (None, Err(error)) => error.to_string(),
+                (None, Ok(())) => why,
+            }
+        };
+        (tunnel, run)
+    }
+
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// The TLS key exchange of the connection, as the broker's end saw it.
+    pub fn tls_group(&self) -> &str {
+        &self.tls_group
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Waits until the tunnel is over.
+    pub async fn closed(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// Ends the tunnel, and everything on it.
+    pub fn close(&self, why: &str) {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+        self.over.cancel();
+    }
+
+    /// Sessions of which the device says that no process is left.
+    pub fn sessions_gone(&self) -> broadcast::Receiver<SessionId> {
+        self.sessions_gone.subscribe()
+    }
+
+    pub(super) fn set_accepts_sessions(&self, accepts: bool) {
+        self.accepts_sessions.store(accepts, Ordering::SeqCst);
+    }
+
+    /// Notes that a bundle is about to be sent; false if one as new was sent before.
+    pub(super) fn is_news(&self, version: u64) -> bool {
+        self.bundle_version.fetch_max(version, Ordering::SeqCst) < version
+    }
+
+    /// Puts a message on the control stream.
+    pub async fn send(&self, message: ToDevice) -> Result<(), Gone> {
+        tokio::select! {
+            () = self.over.cancelled() => Err(Gone),
+            sent = self.control.send(message) => sent.map_err(|_| Gone),
+        }
+    }
+
+    /// Whether the device answers a ping within `deadline`.
+    pub(super) async fn answers(&self, deadline: Duration) -> bool {
+        let number = self.last_ping.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut pongs = self.heard.pongs();
+        let asked = async {
+            self.pings.send(number).await.map_err(|_| Gone)?;
+            pongs.wait_for(|pong| *pong >= number).await.map(|_| ()).map_err(|_| Gone)
+        };
+        tokio::select! {
+            () = self.over.cancelled() => false,
+            answered = tokio::time::timeout(deadline, asked) => matches!(answered, Ok(Ok(()))),
+        }
+    }
+
+    /// Opens a channel on the device: signs the `open` frame with the session certificate's key, and
+    /// waits for the device's answer.
+    pub async fn open(&self, ask: OpenAsk, key: &PrivateKey) -> Result<DeviceChannel, OpenError> {
+        if self.is_closed() {
+            return Err(Gone.into());
+        }
+        if !self.accepts_sessions.load(Ordering::SeqCst) {
+            return Err(OpenError::Suspended);
+        }
+        let room = self.channels.clone().try_acquire_owned().map_err(|_| OpenError::TooMany)?;
+        let deadline = self.limits.open;
+        let opened = async {
+            let mut stream = self.send_open(ask, key).await?;
+            let mut input = BytesMut::new();
+            match read_frame(&mut stream, &mut input).await? {
+                Frame::Opened => Ok((stream, input)),
+                Frame::Refused(refused) => Err(OpenError::Refused(refused)),
+                _ => Err(OpenError::Protocol("its first frame is neither opened nor refused".to_owned())),
+            }
+        };
+        let (stream, input) = tokio::select! {
+            () = self.over.cancelled() => return Err(Gone.into()),
+            opened = tokio::time::timeout(deadline, opened) => {
+                opened.map_err(|_| OpenError::TimedOut(deadline))??
+            }
+        };
+        Ok(channel::start(stream, input, room, self.over.child_token(), self.limits, self.device.clone()))
+    }
+
+    async fn send_open(&self, ask: OpenAsk, key: &PrivateKey) -> Result<Stream, OpenError> {
+        // Held from the counter to the last byte: yamux sends the streams' first frames in the order in
+        // which they were written, and the device refuses a counter that does not grow.
+        let mut counter = self.counter.lock().await;
+        let open = Open {
+            v: 1,
+            binding: self.binding.clone(),
+            counter: *counter + 1,
+            session: ask.session,
+            channel: ask.channel,
+            login: ask.login,
+            certificate: ask.certificate,
+            kind: ask.kind,
+            env: ask.env,
+        };
+        let mut frame = BytesMut::new();
+        Frame::Open(open.seal(key)?).encode(&mut frame)?;
+        *counter += 1;
+        let mut stream = self.stream().await?;
+        stream.write_all(&frame).await.map_err(|_| Gone)?;
+        stream.flush().await.map_err(|_| Gone)?;
+        Ok(stream)
+    }
+
+    async fn stream(&self) -> Result<Stream, Gone> {
+        let (reply, stream) = oneshot::channel();
+        self.streams.send(reply).await.map_err(|_| Gone)?;
+        Ok(stream.await.map_err(|_| Gone)?.compat())
+    }
+
+    /// Gives a silent connection up: asks once it was silent for long, and waits for anything at all.
+    async fn watch_silence(&self) -> String {
+        let mut heard = self.heard.subscribe();
+        loop {
+            let last = self.heard.last();
+            tokio::time::sleep_until(last + self.limits.silence).await;
+            if self.heard.last() != last {
+                continue;
+            }
+            heard.mark_unchanged();
+            let number = self.last_ping.fetch_add(1, Ordering::SeqCst) + 1;
+            let asked = async {
+                let _ = self.pings.send(number).await;
+                heard.changed().await
+            };
+            if !matches!(tokio::time::timeout(self.limits.pong, asked).await, Ok(Ok(()))) {
+                return format!(
+                    "nothing was heard for {:?}, and no answer to a ping",
+                    self.limits.silence + self.limits.pong
+                );
+            }
+        }
+    }
+
+    /// The control stream, until it ends or either direction fails.
+    async fn run_control(&self, to_device: mpsc::Receiver<ToDevice>, clock: Clock) -> String {
+        let Ok(stream) = self.stream().await else { return "yamux did not start".to_owned() };
+        let (reader, writer) = tokio::io::split(stream);
+        // Independent of each other, or two full windows would stop both.
+        tokio::select! {
+            why = self.write_control(writer, to_device, clock) => why,
+            why = self.read_control(reader) => why,
+        }
+    }
+
+    async fn write_control(
+        &self,
+        mut writer: impl AsyncWrite + Unpin,
+        mut to_device: mpsc::Receiver<ToDevice>,
+        clock: Clock,
+    ) -> String {
+        let mut heartbeat = tokio::time::interval(self.limits.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut out = BytesMut::new();
+        loop {
+            let message = tokio::select! {
+                biased;
+                // At once the first time, so that the stream exists for the device.
+                _ = heartbeat.tick() => ToDevice::Tick { time: clock.now() },
+                Some(message) = to_device.recv() => message,
+            };
+            if let Err(error) = control::encode(&message, &mut out) {
+                return format!("a control message could not be made: {error}");
+            }
+            let written = async {
+                writer.write_all(&out).await?;
+                writer.flush().await
+            };
+            match tokio::time::timeout(self.limits.control_write, written).await {
+                Ok(Ok(())) => out.clear(),
+                Ok(Err(error)) => return format!("the control stream failed: {error}"),
+                Err(_) => return "the device does not read its control stream".to_owned(),
+            }
+        }
+    }
+
+    async fn read_control(&self, mut reader: impl AsyncRead + Unpin) -> String {
+        let mut input = BytesMut::new();
+        loop {
+            match control::decode::<FromDevice>(&mut input) {
+                Ok(Some(message)) => {
+                    tracing::debug!(device = %self.device, ?message, "control");
+                    match message {
+                        FromDevice::SessionGone { session } => {
+                            // Nobody waiting for it is no error.
+                            let _ = self.sessions_gone.send(session);
+                        }
+                        FromDevice::Wiped => return "the device has wiped itself".to_owned(),
+                        FromDevice::BundleHeld { version } => {
+                            tracing::info!(device = %self.device, version, "the device holds a trust bundle");
+                        }
+                        FromDevice::Tock { .. } | FromDevice::Unknown => {}
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => return format!("the device broke the protocol: {error}"),
+            }
+            match reader.read_buf(&mut input).await {
+                Ok(0) => return "the device closed its control stream".to_owned(),
+                Ok(_) => {}
+                Err(error) => return format!("the control stream failed: {error}"),
+            }
+        }
+    }
+}
+
+async fn read_frame(stream: &mut Stream, input: &mut BytesMut) -> Result<Frame, OpenError> {
+    loop {
+        if let Some(frame) = Frame::decode(input).map_err(|error| OpenError::Protocol(error.to_string()))? {
+            return Ok(frame);
+        }
+        if stream.read_buf(input).await.map_err(|_| Gone)? == 0 {
+            return Err(OpenError::Protocol("it closed the channel without an answer".to_owned()));
+        }
+    }
+}
+
+/// Polls yamux for as long as it lives; returns why it ended.
+async fn drive(
+    io: impl AsyncRead + AsyncWrite + Send,
+    mut wanted: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
+) -> String {
+    let mut config = yamux::Config::default();
+    // A stream that was dropped is counted until yamux has noticed: its own limit has slack, ours is the
+    // number of permits. The window's limit allows yamux's first 256 KiB to each.
+    config.set_max_num_streams(MAX_WINDOW / yamux::DEFAULT_CREDIT as usize);
+    config.set_max_connection_receive_window(Some(MAX_WINDOW));
+    // An `open` frame goes out in one piece, and so does a full `data` frame.
+    config.set_split_send_size(daypass_protocol::tunnel::frame::MAX_FRAME + 4);
+    let io = Box::pin(io.compat());
+    let mut connection = yamux::Connection::new(io, config, yamux::Mode::Client);
+    let inbound = poll_fn(|cx| {
+        while let Poll::Ready(Some(reply)) = wanted.poll_recv(cx) {
+            match connection.poll_new_outbound(cx) {
+                Poll::Ready(Ok(stream)) => {
+                    // An asker that has gone leaves its stream to be dropped.
+                    let _ = reply.send(stream);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                // Too many that the device has not acknowledged: the asker learns by the dropped reply.
+                Poll::Pending => drop(reply),
+            }
+        }
+        connection.poll_next_inbound(cx)
+    })
+    .await;
+    match inbound {
+        Some(Ok(_)) => "the device broke the protocol: it opened a stream".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "the device closed the connection".to_owned(),
+    }
+}

@@ -1,0 +1,13 @@
+//! Devices: the connections that their shims keep open to the broker. `protocol/TUNNEL.md` says every
+//! byte; [`accept`] is its sections 3 to 5, `connection` section 6, `channel` section 7.
+
+pub mod accept;
+mod channel;
+mod connection;
+mod registry;
+mod server;
+mod wire;
+
+pub use connection::{Gone, OpenAsk, OpenError, Tunnel};
+pub use registry::Tunnels;
+pub use server::{Limits, TunnelServer};

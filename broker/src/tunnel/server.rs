@@ -1,0 +1,454 @@
+//! What the broker does for its devices' tunnels: lets them in, tells them of changes, remembers them.
+
+use super::connection::{Established, Tunnel};
+use super::registry::{Taken, Tunnels};
+use crate::audit::{self, Actor, Event, Kind};
+use crate::clock::Clock;
+use crate::db::Db;
+use crate::device::{
+    self, Admission, BundleMakeError, ChangeError, Changes, DeviceChanged, Trust, admission, current_bundle,
+    store,
+};
+use axum::extract::ws::WebSocket;
+use daypass_protocol::api::DeviceState;
+use daypass_protocol::ids::DeviceId;
+use daypass_protocol::signed::{Purpose, SignatureError, SignedText};
+use daypass_protocol::ssh_key::PublicKey;
+use daypass_protocol::text::made_visible;
+use daypass_protocol::tunnel::control::ToDevice;
+use daypass_protocol::tunnel::hello::{Binding, Hello, RefusalCode, Welcome};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Every time limit and number of the tunnels.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For each message of a hello.
+    pub hello: Duration,
+    /// Hellos and enrolments at the same time, by whoever it may be.
+    pub hellos: usize,
+    /// How long a living tunnel has to answer when the same device connects again.
+    pub probe: Duration,
+    /// Silence after which the broker pings: longer than the device's own 240 seconds.
+    pub silence: Duration,
+    /// How long after that ping anything has to be heard.
+    pub pong: Duration,
+    /// Between ticks on the control stream.
+    pub heartbeat: Duration,
+    /// For one message on the control stream.
+    pub control_write: Duration,
+    /// From an `open` to its answer.
+    pub open: Duration,
+    /// At the latest, from taking bytes over to their ack.
+    pub ack: Duration,
+    /// For the rest of a channel, after the session has let go of it.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(20),
+            hellos: 256,
+            probe: Duration::from_secs(5),
+            silence: Duration::from_secs(300),
+            pong: Duration::from_secs(20),
+            heartbeat: Duration::from_secs(600),
+            control_write: Duration::from_secs(20),
+            open: Duration::from_secs(10),
+            ack: Duration::from_millis(250),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a device was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HelloError {
+    #[error("the hello does not read: {0}")]
+    Malformed(String),
+    #[error("the hello has version {0}; this broker speaks 1")]
+    Version(u32),
+    #[error("device {0} is not in the inventory, or has no key")]
+    UnknownDevice(DeviceId),
+    #[error("the hello is not signed by the key of device {0}: {1}")]
+    Signature(DeviceId, SignatureError),
+    #[error("the hello was signed for another connection")]
+    OtherConnection(DeviceId),
+    #[error("a device that is {1:?} has no tunnel")]
+    State(DeviceId, DeviceState),
+    #[error("another connection with this device's key is alive, from {1}")]
+    AlreadyConnected(DeviceId, SocketAddr),
+    #[error("another connection of this device is just being set up")]
+    Coming(DeviceId),
+    #[error(transparent)]
+    Bundle(#[from] BundleMakeError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl HelloError {
+    pub(super) fn code(&self) -> RefusalCode {
+        match self {
+            Self::Malformed(_) | Self::Version(_) => RefusalCode::Malformed,
+            // One answer for both: whoever cannot sign learns nothing about the inventory.
+            Self::UnknownDevice(_) | Self::Signature(..) => RefusalCode::UnknownDevice,
+            Self::OtherConnection(_) => RefusalCode::NotAuthentic,
+            Self::State(..) => RefusalCode::StateForbids,
+            Self::AlreadyConnected(..) => RefusalCode::AlreadyConnected,
+            Self::Coming(_) | Self::Bundle(_) | Self::Database(_) => RefusalCode::Busy,
+        }
+    }
+
+    /// What the far side is told.
+    pub(super) fn message(&self) -> &'static str {
+        match self.code() {
+            RefusalCode::Malformed => "the hello does not read",
+            RefusalCode::UnknownDevice => "no such device, or its key is not this one",
+            RefusalCode::NotAuthentic => "the hello is not for this connection",
+            RefusalCode::StateForbids => "this device's state allows no tunnel",
+            RefusalCode::AlreadyConnected => "another connection with this device's key is alive",
+            RefusalCode::TokenUnusable | RefusalCode::Taken | RefusalCode::Busy => {
+                "the broker is busy; try again later"
+            }
+        }
+    }
+
+    /// The device that proved to be itself, if the refusal came after that.
+    fn proven(&self) -> Option<&DeviceId> {
+        match self {
+            Self::OtherConnection(id) | Self::State(id, _) | Self::AlreadyConnected(id, _) => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// Everything that the tunnels need.
+#[derive(Debug)]
+pub struct TunnelServer {
+    pub(super) db: Db,
+    pub(super) clock: Clock,
+    pub(super) trust: Trust,
+    pub(super) limits: Limits,
+    pub(super) hellos: Arc<Semaphore>,
+    tunnels: Tunnels,
+    changes: Changes,
+    strangers: Mutex<Strangers>,
+}
+
+/// How many refusals of strangers went into the audit log in this minute: whoever proves nothing must
+/// not be able to fill it. The rest is in the program's log.
+#[derive(Debug)]
+struct Strangers {
+    since: Instant,
+    entered: u32,
+}
+
+const STRANGERS_PER_MINUTE: u32 = 60;
+
+impl TunnelServer {
+    pub fn new(db: Db, clock: Clock, trust: Trust, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            db,
+            clock,
+            trust,
+            limits,
+            hellos: Arc::new(Semaphore::new(limits.hellos)),
+            tunnels: Tunnels::default(),
+            changes: Changes::default(),
+            strangers: Mutex::new(Strangers { since: Instant::now(), entered: 0 }),
+        })
+    }
+
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Suspends a device: commits, then tells the device and everybody who subscribed to
+    /// [`TunnelServer::changes`].
+    pub async fn suspend(
+        &self,
+        device: &DeviceId,
+        actor: Actor,
+        reason: &str,
+    ) -> Result<DeviceChanged, ChangeError> {
+        let mut tx = self.db.begin().await?;
+        let (change, recorded) = device::suspend(&mut tx, device, actor, reason, self.clock.now()).await?;
+        tx.commit(recorded).await?;
+        self.tell(change.clone()).await;
+        Ok(change)
+    }
+
+    /// Takes a suspension back.
+    pub async fn resume(
+        &self,
+        device: &DeviceId,
+        actor: Actor,
+        reason: &str,
+    ) -> Result<DeviceChanged, ChangeError> {
+        let mut tx = self.db.begin().await?;
+        let (change, recorded) = device::resume(&mut tx, device, actor, reason, self.clock.now()).await?;
+        tx.commit(recorded).await?;
+        self.tell(change.clone()).await;
+        Ok(change)
+    }
+
+    /// Makes a committed change of state true for the device's tunnel and for all who subscribed.
+    pub async fn tell(&self, change: DeviceChanged) {
+        if let Some(tunnel) = self.tunnels.get(&change.device) {
+            apply(&tunnel, change.state, &change.reason).await;
+        }
+        self.changes.tell(change);
+    }
+
+    /// Sends a device its trust bundle, if it has changed since the one it was last given.
+    pub async fn push_bundle(&self, tunnel: &Tunnel) -> Result<(), BundleMakeError> {
+        let mut tx = self.db.begin().await?;
+        let made = current_bundle(&mut tx, &self.trust, tunnel.device(), 0, self.clock.now()).await?;
+        tx.commit_housekeeping("the version of a trust bundle that says what the broker already believes")
+            .await?;
+        if tunnel.is_news(made.version) {
+            // A device that is gone gets it with its next welcome.
+            let _ = tunnel.send(ToDevice::Bundle { bundle: made.signed }).await;
+        }
+        Ok(())
+    }
+
+    /// [`TunnelServer::push_bundle`] for every device that is connected: after a key has changed.
+    pub async fn push_bundles(&self) -> Result<(), BundleMakeError> {
+        for tunnel in self.tunnels.all() {
+            self.push_bundle(&tunnel).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends every tunnel: the broker stops.
+    pub fn close_all(&self) {
+        for tunnel in self.tunnels.all() {
+            tunnel.close("the broker stops");
+        }
+    }
+
+    /// Checks a hello and takes the device's place in the registry.
+    pub(super) async fn admit(
+        &self,
+        text: &str,
+        binding: &Binding,
+        peer: SocketAddr,
+    ) -> Result<Admitted, HelloError> {
+        match self.judge(text, binding).await {
+            Ok(admitted) => Ok(admitted),
+            Err(refused) => {
+                tracing::warn!(%peer, cause = %refused, "a device was refused");
+                self.record_refusal(&refused, peer).await?;
+                Err(refused)
+            }
+        }
+    }
+
+    async fn judge(&self, text: &str, binding: &Binding) -> Result<Admitted, HelloError> {
+        let malformed =
+            |error: serde_json::Error| HelloError::Malformed(made_visible(&error.to_string(), 300));
+        let signed: SignedText = serde_json::from_str(text).map_err(malformed)?;
+        let claimed = claimed_device(text)?;
+        let device = store::find(self.db.pool(), &claimed)
+            .await?
+            .ok_or_else(|| HelloError::UnknownDevice(claimed.clone()))?;
+        let key = device.public_key.as_deref().and_then(|line| PublicKey::from_openssh(line).ok());
+        let key = key.ok_or_else(|| HelloError::UnknownDevice(claimed.clone()))?;
+        let hello: Hello = signed
+            .open(std::slice::from_ref(&key), Purpose::Hello, "a hello")
+            .map_err(|error| HelloError::Signature(claimed.clone(), error))?;
+        if hello.v != 1 {
+            return Err(HelloError::Version(hello.v));
+        }
+        if hello.binding != *binding || hello.device != claimed {
+            return Err(HelloError::OtherConnection(claimed));
+        }
+        let id = hello.device.clone();
+        if admission(device.state) == Admission::Nothing {
+            return Err(HelloError::State(id, device.state));
+        }
+        let place = self.tunnels.reserve(&id, self.limits.probe).await.map_err(|taken| match taken {
+            Taken::Alive(peer) => HelloError::AlreadyConnected(id.clone(), peer),
+            Taken::Coming => HelloError::Coming(id.clone()),
+        })?;
+        // Only now, with the place taken: a change that is committed after this finds the tunnel, or is
+        // found when the tunnel has started.
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let device = store::find_for_update(&mut tx, &id)
+            .await?
+            .ok_or_else(|| HelloError::UnknownDevice(id.clone()))?;
+        let accepts_sessions = match admission(device.state) {
+            Admission::Sessions => true,
+            Admission::TunnelOnly => false,
+            Admission::Nothing => return Err(HelloError::State(id, device.state)),
+        };
+        let made = current_bundle(&mut tx, &self.trust, &id, hello.bundle_version, now).await?;
+        store::seen(&mut tx, &id, Some(&made_visible(&hello.shim_version, 100)), now).await?;
+        tx.commit_housekeeping("a device's last-seen time and the version of its bundle").await?;
+        let newer = made.version > hello.bundle_version;
+        Ok(Admitted {
+            place,
+            welcome: Welcome { v: 1, bundle: newer.then_some(made.signed), accepts_sessions },
+            state: device.state,
+            bundle_version: made.version,
+            hello,
+        })
+    }
+
+    async fn record_refusal(&self, refused: &HelloError, peer: SocketAddr) -> Result<(), sqlx::Error> {
+        let actor = match refused.proven() {
+            Some(device) => Actor::Device(device.clone()),
+            None if self.may_enter_stranger() => Actor::Stranger(peer.to_string()),
+            None => return Ok(()),
+        };
+        let mut events = Vec::new();
+        let detail = serde_json::json!({ "cause": refused.to_string(), "from": peer });
+        let mut event = Event::new(Kind::DeviceRefused, actor.clone()).detail(detail);
+        event.device = refused.proven().cloned();
+        events.push(event);
+        if let HelloError::AlreadyConnected(device, first) = refused {
+            let detail = serde_json::json!({ "first_from": first, "second_from": peer });
+            events.push(Event::new(Kind::CloneSuspected, actor).device(device).detail(detail));
+        }
+        let mut tx = self.db.begin().await?;
+        let mut last = None;
+        for event in events {
+            last = Some(audit::append(&mut tx, self.clock.now(), event).await?);
+        }
+        if let Some(recorded) = last {
+            tx.commit(recorded).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn may_enter_stranger(&self) -> bool {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.since.elapsed() >= Duration::from_secs(60) {
+            *strangers = Strangers { since: Instant::now(), entered: 0 };
+        }
+        strangers.entered = strangers.entered.saturating_add(1);
+        strangers.entered <= STRANGERS_PER_MINUTE
+    }
+
+    /// The whole life of a tunnel, from its welcome on.
+    pub(super) async fn serve(
+        &self,
+        socket: WebSocket,
+        admitted: Admitted,
+        binding: Binding,
+        tls_group: String,
+        peer: SocketAddr,
+    ) -> Result<(), sqlx::Error> {
+        let id = admitted.hello.device.clone();
+        let event = Event::new(Kind::DeviceConnected, Actor::Device(id.clone())).device(&id).detail(
+            serde_json::json!({
+                "from": peer,
+                "tls_group": tls_group,
+                "device_tls_group": made_visible(&admitted.hello.tls_group, 100),
+                "shim_version": made_visible(&admitted.hello.shim_version, 100),
+            }),
+        );
+        self.record(event).await?;
+        let established = Established {
+            device: id.clone(),
+            tls_group,
+            peer,
+            binding,
+            accepts_sessions: admitted.welcome.accepts_sessions,
+            bundle_version: admitted.bundle_version,
+        };
+        let (tunnel, life) = Tunnel::start(socket, established, self.limits, self.clock.clone());
+        admitted.place.fill(tunnel.clone());
+        tracing::info!(device = %id, %peer, group = tunnel.tls_group(), "a device is connected");
+        let (why, ()) = tokio::join!(life, self.catch_up(&tunnel, admitted.state));
+        tunnel.close(&why);
+        self.tunnels.remove(&tunnel);
+        tracing::info!(device = %id, %peer, %why, "a device is disconnected");
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        store::seen(&mut tx, &id, None, now).await?;
+        let event = Event::new(Kind::DeviceDisconnected, Actor::Device(id.clone()))
+            .device(&id)
+            .detail(serde_json::json!({ "from": peer, "why": made_visible(&why, 500) }));
+        let recorded = audit::append(&mut tx, now, event).await?;
+        tx.commit(recorded).await
+    }
+
+    /// Finds the change of state that was committed between the hello's judgement and the tunnel's entry
+    /// in the registry.
+    async fn catch_up(&self, tunnel: &Tunnel, told: DeviceState) {
+        match store::find(self.db.pool(), tunnel.device()).await {
+            Ok(Some(device)) if device.state == told => {}
+            Ok(Some(device)) => apply(tunnel, device.state, "the device's state has changed").await,
+            Ok(None) => tunnel.close("the device is not in the inventory any more"),
+            // Without knowing the state, nothing may run on it.
+            Err(error) => tunnel.close(&format!("the device's state could not be read: {error}")),
+        }
+    }
+
+    async fn record(&self, event: Event) -> Result<(), sqlx::Error> {
+        let mut tx = self.db.begin().await?;
+        let recorded = audit::append(&mut tx, self.clock.now(), event).await?;
+        tx.commit(recorded).await
+    }
+}
+
+/// A hello that convinced.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    place: super::registry::Place,
+    pub(super) welcome: Welcome,
+    state: DeviceState,
+    bundle_version: u64,
+    hello: Hello,
+}
+
+async fn apply(tunnel: &Tunnel, state: DeviceState, reason: &str) {
+    // A tunnel that is gone needs no telling: its device learns with its next hello.
+    match admission(state) {
+        Admission::Sessions => {
+            tunnel.set_accepts_sessions(true);
+            let _ = tunnel.send(ToDevice::Resume).await;
+        }
+        Admission::TunnelOnly => {
+            tunnel.set_accepts_sessions(false);
+            let _ = tunnel.send(ToDevice::Suspend { reason: reason.to_owned() }).await;
+        }
+        Admission::Nothing if state == DeviceState::Retired => {
+            tunnel.set_accepts_sessions(false);
+            let _ = tunnel.send(ToDevice::Retire { reason: reason.to_owned() }).await;
+        }
+        Admission::Nothing => tunnel.close(&format!("the device is {state:?}")),
+    }
+}
+
+/// Which device a hello claims to be from: the one thing that is read before the signature is verified,
+/// because it names the key to verify it with.
+fn claimed_device(text: &str) -> Result<DeviceId, HelloError> {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        body: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Claim {
+        device: DeviceId,
+    }
+    let malformed = |error: serde_json::Error| HelloError::Malformed(made_visible(&error.to_string(), 300));
+    let outer: Outer = serde_json::from_str(text).map_err(malformed)?;
+    let claim: Claim = serde_json::from_str(&outer.body).map_err(malformed)?;
+    Ok(claim.device)
+}
