@@ -81,6 +81,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether the same question may well be answered a moment later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Problem(problem) => problem.status >= 500 || problem.status == 429,
+            _ => false,
+        }
+    }
+
     pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |error| Self::File { path: path.to_owned(), error }
     }

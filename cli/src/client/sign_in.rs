@@ -56,7 +56,7 @@ where
             },
             // "On encountering a connection timeout, clients MUST unilaterally reduce their polling
             // frequency before retrying."
-            Err(Failure::Unreachable { .. }) => interval = (interval * 2).min(LONGEST_INTERVAL),
+            Err(failure) if failure.is_passing() => interval = (interval * 2).min(LONGEST_INTERVAL),
             answered => return answered,
         }
     }

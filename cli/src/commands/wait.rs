@@ -69,21 +69,13 @@ async fn poll(
                 failures = 0;
                 latest.replace(request);
             }
-            Err(failure) if is_passing(&failure) && failures < MOST_FAILURES => {
+            Err(failure) if failure.is_passing() && failures < MOST_FAILURES => {
                 unreachable.set(failures == 0);
                 failures += 1;
                 sleep(PAUSE).await;
             }
             Err(failure) => return Err(failure),
         }
-    }
-}
-
-fn is_passing(failure: &Failure) -> bool {
-    match failure {
-        Failure::Unreachable { .. } => true,
-        Failure::Problem(problem) => problem.status >= 500 || problem.status == 429,
-        _ => false,
     }
 }
 

@@ -1,10 +1,10 @@
-//! The live line while a request waits: one line that is drawn over on a terminal, said once elsewhere.
+//! The live line while a request waits: what it waits for is said once, and below it, on a terminal, a
+//! line of times is drawn over and over.
 
 use super::{Colour, Ui, coloured, words};
 use daypass_protocol::api::Request;
 use daypass_protocol::time::Timestamp;
 use std::io::{self, Write as _};
-use unicode_width::UnicodeWidthStr as _;
 
 #[derive(Debug)]
 pub struct Waiting {
@@ -19,19 +19,20 @@ impl Waiting {
     }
 
     pub fn draw(&mut self, request: &Request, now: Timestamp) {
+        // Who can answer stands in full above the line, however narrow the terminal is.
         let line = words::waits_for(request);
+        if self.said.as_ref() != Some(&line) {
+            self.note(&line);
+            self.said = Some(line);
+        }
         if self.ui.err_is_terminal {
             let times =
-                words::waited(&line, self.since.until(now).as_secs(), now.until(request.lapses_at).as_secs());
-            let text = coloured(&fitted(times), Colour::Waiting, self.ui.colours_err());
+                words::waited(self.since.until(now).as_secs(), now.until(request.lapses_at).as_secs());
+            let text = coloured(&times, Colour::Waiting, self.ui.colours_err());
             let mut err = io::stderr().lock();
             // A line that cannot be drawn changes nothing about what is waited for.
             let _ = write!(err, "\r\x1b[K{text}");
             let _ = err.flush();
-            self.said = Some(line);
-        } else if self.said.as_ref() != Some(&line) {
-            self.ui.note(&line);
-            self.said = Some(line);
         }
     }
 
@@ -52,15 +53,4 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-/// A line that wraps could not be drawn over.
-fn fitted(mut line: String) -> String {
-    let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
-    let columns = columns.max(20) - 1;
-    if line.width() > columns {
-        while line.width() >= columns && line.pop().is_some() {}
-        line.push('…');
-    }
-    line
 }

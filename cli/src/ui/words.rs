@@ -126,8 +126,9 @@ pub fn waits_for(request: &Request) -> String {
     format!("{} waits {who}{so_far}{why}", request.id)
 }
 
-pub fn waited(line: &str, waited_s: u64, left_s: u64) -> String {
-    format!("{line} · {} · lapses in {}", spoken(waited_s), spoken(left_s))
+/// Short enough not to wrap.
+pub fn waited(waited_s: u64, left_s: u64) -> String {
+    format!("waiting {} · lapses in {}", spoken(waited_s), spoken(left_s))
 }
 
 pub fn joins_pending(id: &RequestId) -> String {

@@ -8,4 +8,5 @@ mod asking;
 mod connecting;
 mod reading;
 mod signing_in;
+mod terminal;
 mod tokens;

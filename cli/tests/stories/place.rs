@@ -5,7 +5,7 @@ use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -86,6 +86,17 @@ impl Place {
 
     pub fn run(&self, args: &[&str]) -> Told {
         self.command(args).output().unwrap().into()
+    }
+
+    /// In a terminal of its own; what is typed goes to the standard input of the child.
+    pub fn terminal(&self, words: &str) -> Child {
+        let command = self.command(&[]);
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("exec \"$DAYPASS\" {words}"), "/dev/null"]);
+        script.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        script.env("DAYPASS", env!("CARGO_BIN_EXE_daypass")).env("TERM", "xterm").env("NO_COLOR", "1");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        script.spawn().unwrap()
     }
 
     /// The words that `ssh` was called with.

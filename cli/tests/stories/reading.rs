@@ -9,14 +9,14 @@ fn device(id: &str, serial: &str) -> Value {
         "shim_version": "0.1.0", "enrolled_at": null})
 }
 
-fn session(recordings: &Value) -> Value {
+pub fn session(recordings: &Value) -> Value {
     json!({"id": "S-7K2M9QXD", "request": "R-7K2M9QXD",
         "person": {"id": "P-7K2M9QXD", "email": "ana@example.com", "name": "Ana Silva"}, "device": "gw-0042",
         "login": "diag", "state": "ended", "started_at": 1_795_345_512_345_i64, "ended_at": 1_795_345_572_345_i64,
         "end_reason": "expired", "end_detail": null, "client_address": "192.0.2.7", "recordings": recordings})
 }
 
-fn recording(number: u32, kind: &str, channel: u32) -> Value {
+pub fn recording(number: u32, kind: &str, channel: u32) -> Value {
     json!({"number": number, "kind": kind, "channel": channel, "bytes": 10, "sha256": null, "closed": true})
 }
 

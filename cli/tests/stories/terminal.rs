@@ -1,0 +1,101 @@
+//! With a person in front of it.
+
+use crate::asking::{live, request};
+use crate::broker::{Broker, Reply};
+use crate::place::Place;
+use crate::reading::{recording, session};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::process::Child;
+
+/// Reads what the terminal shows until `words` stand in it.
+fn until(child: &mut Child, words: &str) -> String {
+    let out = child.stdout.as_mut().unwrap();
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&seen).contains(words) {
+        assert_eq!(out.read(&mut byte).unwrap(), 1, "ended at {:?}", String::from_utf8_lossy(&seen));
+        seen.push(byte[0]);
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+fn without_a_grant() -> (Broker, Place) {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", Reply::json(200, &json!({"items": []})));
+    broker.on("POST /v1/requests", Reply::json(201, &request("pending", &Value::Null)));
+    let place = Place::signed_in(&broker, 300);
+    (broker, place)
+}
+
+#[test]
+fn the_reason_is_asked_and_the_approvers_are_named_while_it_waits() {
+    let (broker, place) = without_a_grant();
+    broker.on("GET /v1/requests/R-7K2M9QXD", Reply::json(200, &request("granted", &live())));
+    let mut child = place.terminal("ssh gw-0042");
+    until(&mut child, "What for? ");
+    child.stdin.as_mut().unwrap().write_all(b"modem resets\n").unwrap();
+    let shown = until(&mut child, "R-7K2M9QXD is granted for 30m.");
+    assert!(shown.contains("R-7K2M9QXD waits for somebody of support-leads"), "{shown:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert!(broker.heard("POST /v1/requests").concat().contains("\"reason\":\"modem resets\""));
+}
+
+#[test]
+fn ctrl_c_is_heard_while_a_question_is_open_and_while_a_request_waits() {
+    let (broker, place) = without_a_grant();
+    let mut child = place.terminal("ssh gw-0042");
+    until(&mut child, "What for? ");
+    child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    until(&mut child, "error: interrupted");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(broker.heard("POST /v1/requests").is_empty());
+
+    broker.on("GET /v1/requests/R-7K2M9QXD", Reply::never());
+    let mut child = place.terminal("ssh gw-0042 --reason x");
+    until(&mut child, "support-leads");
+    child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    until(&mut child, "R-7K2M9QXD stays open");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_replay_draws_and_does_nothing_else_to_the_terminal() {
+    let broker = Broker::start();
+    broker.on(
+        "GET /v1/sessions/S-7K2M9QXD",
+        Reply::json(200, &session(&json!([recording(1, "asciicast", 1)]))),
+    );
+    let cast = [
+        json!({"version": 2, "width": 80, "height": 24}),
+        json!([0.01, "o", "a\x1b[31mb\x1b[0m\x1b]0;title\x07\x1b]52;c;eA==\x07"]),
+        json!([0.02, "o", "\x1b]8;;https://evil\x1b\\link\x1b]8;;\x1b\\\x1b[6n\x1b[c\x1b[?1000h"]),
+        json!([9000.0, "o", "\x1b[?1049hend"]),
+    ]
+    .map(|line| format!("{line}\n"))
+    .concat();
+    broker.on("GET /v1/sessions/S-7K2M9QXD/recordings/1", Reply::text("application/x-asciicast", &cast));
+    let place = Place::signed_in(&broker, 300);
+    let mut child = place.terminal("play S-7K2M9QXD --idle 0.05");
+    let mut shown = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        shown.trim_end(),
+        "a\x1b[31mb\x1b[0mlink\x1b[?1049hend\x1b[?1049l\x1b[r\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m"
+    );
+}
+
+#[test]
+fn a_raw_recording_is_not_written_to_a_terminal() {
+    let broker = Broker::start();
+    broker.on(
+        "GET /v1/sessions/S-7K2M9QXD",
+        Reply::json(200, &session(&json!([recording(1, "asciicast", 1)]))),
+    );
+    broker.on("GET /v1/sessions/S-7K2M9QXD/recordings/1", Reply::text("application/x-asciicast", "x"));
+    let place = Place::signed_in(&broker, 300);
+    let mut child = place.terminal("play S-7K2M9QXD --raw");
+    until(&mut child, "error: a raw recording is not for a terminal");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
