@@ -85,12 +85,15 @@ pub fn serve<D: Door, S: Stream>(
             }
         };
         let _ = live.handle.set(running.handle());
-        let mut told = false;
+        let (mut proven, mut told) = (false, false);
         let ended = loop {
             tokio::select! {
                 ended = &mut running => break ended,
-                () = live.authenticated.cancelled(), if slot.is_some() => drop(slot.take()),
-                () = tokio::time::sleep_until(deadline), if !live.authenticated.is_cancelled() => {
+                () = live.authenticated.cancelled(), if !proven => {
+                    proven = true;
+                    drop(slot.take());
+                }
+                () = tokio::time::sleep_until(deadline), if !proven => {
                     debug!("nobody was proven in time");
                     live.control.cut();
                     break (&mut running).await;

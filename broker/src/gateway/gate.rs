@@ -84,7 +84,7 @@ impl Gate {
             (Purpose::Jump, Wish::SessionChannel) => Err(NotAllowed::new(
                 Kind::Session,
                 "there is no shell on the gateway itself",
-                "ssh -J GATEWAY LOGIN@DEVICE, or ssh LOGIN%DEVICE@GATEWAY",
+                "use ssh -J GATEWAY LOGIN@DEVICE, or ssh LOGIN%DEVICE@GATEWAY",
             )),
             (Purpose::Session { .. }, Wish::SessionChannel) => Ok(Allowed::SessionChannel),
             (Purpose::Session { .. }, Wish::Shell(Some(pty))) => Ok(Allowed::Open(OpenKind::Shell { pty })),
@@ -114,9 +114,11 @@ impl Gate {
                 Err(NotAllowed::new(Kind::StreamLocal, "forwarding of sockets is not open here", ""))
             }
             (_, Wish::Agent) => {
-                Err(NotAllowed::new(Kind::Agent, "agent forwarding is not open here", "ssh -a"))
+                Err(NotAllowed::new(Kind::Agent, "agent forwarding is not open here", "use ssh -a"))
             }
-            (_, Wish::X11) => Err(NotAllowed::new(Kind::X11, "X11 forwarding is not open here", "ssh -x")),
+            (_, Wish::X11) => {
+                Err(NotAllowed::new(Kind::X11, "X11 forwarding is not open here", "use ssh -x"))
+            }
         }
     }
 

@@ -18,7 +18,8 @@ async fn an_echo_into_a_late_reader_finishes_with_every_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_reader_and_a_stalled_upload_stop_no_other_channel_and_no_other_connection() {
     let world = World::new().await;
-    let setup = "$SSH -o ControlMaster=yes -o ControlPath=$FOLDER/mux -N -f gw-0042.daypass";
+    let setup = "$SSH -o ControlMaster=yes -o ControlPath=$FOLDER/mux -N -f gw-0042.daypass \
+                 >$FOLDER/master.log 2>&1";
     let done = world.shell(setup).await;
     assert_eq!(done.status, Some(0), "{}", done.err);
     let mux = format!("ControlPath={}", world.path("mux").display());
@@ -42,6 +43,7 @@ async fn a_stalled_reader_and_a_stalled_upload_stop_no_other_channel_and_no_othe
     assert_eq!(download.out.len(), 5_000_000, "{}", download.err);
     let echo = world.ssh_with(&["-o", &mux, "gw-0042.daypass", "cat"], b"typed".to_vec()).await;
     assert_eq!(echo.out, b"typed", "{}", echo.err);
+    assert_eq!(world.seen.begun.lock().unwrap().len(), 1, "all of that was one connection");
     let other = world.ssh_with(&["gw-0043.daypass", "sum"], vec![0; 5_000_000]).await;
     assert!(other.text().starts_with("5000000 "), "{}", other.err);
     unread.kill().await.unwrap();

@@ -70,6 +70,16 @@ async fn channels_that_are_not_listed_are_refused_with_a_line_and_recorded() {
     }));
 }
 
+/// Prints how many bytes come back from a socket.
+const KNOCK: &str = "import socket,sys
+s=socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+try:
+  s.sendall(b\"x\")
+  print(len(s.recv(10)))
+except OSError:
+  print(0)";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn local_and_dynamic_and_socket_forwards_carry_no_byte() {
     let world = World::new().await;
@@ -77,8 +87,7 @@ async fn local_and_dynamic_and_socket_forwards_carry_no_byte() {
         let line = format!(
             "rm -f $FOLDER/in; $SSH -N {forward} gw-0042.daypass 2>$FOLDER/err & pid=$!; \
              for i in $(seq 100); do [ -S $FOLDER/in ] && break; sleep 0.1; done; \
-             python3 -c 'import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-             s.sendall(b\"x\")\nprint(len(s.recv(10)))' $FOLDER/in; kill $pid; wait $pid; cat $FOLDER/err"
+             python3 -c '{KNOCK}' $FOLDER/in; kill $pid; wait $pid; cat $FOLDER/err"
         );
         let done = world.shell(&line).await;
         assert!(done.text().starts_with("0\n"), "{} {}", done.text(), done.err);
@@ -101,7 +110,7 @@ async fn copies_by_sftp_are_refused_in_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_and_a_display_stay_with_the_engineer() {
     let world = World::new().await;
-    let line = "eval $(ssh-agent -s) >&2; $SSH -A gw-0042.daypass exit 7; echo $?; \
+    let line = "eval $(ssh-agent -s) >&2; $SSH -A -o IdentityAgent=$SSH_AUTH_SOCK gw-0042.daypass exit 7; echo $?; \
                 DISPLAY=:9 $SSH -Y -o XAuthLocation=/bin/false gw-0042.daypass exit 8; echo $?; ssh-agent -k >&2";
     let done = world.shell(line).await;
     assert_eq!(done.text(), "7\n8\n", "{}", done.err);
@@ -141,6 +150,16 @@ async fn somebody_silent_is_closed_after_the_grace_and_their_place_is_free_again
     }
     let done = world.ssh(&["gw-0042.daypass", "exit 7"]).await;
     assert_eq!(done.status, Some(7), "{}", done.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_ends_nobody_who_is_proven() {
+    let limits = Limits { login_grace: Duration::from_secs(3), ..Limits::default() };
+    let world = World::with(limits).await;
+    for target in ["gw-0042.daypass", "diag%gw-0042@gateway"] {
+        let done = world.shell(&format!("(sleep 5; echo late) | $SSH {target} cat")).await;
+        assert_eq!(done.text(), "late\n", "{target} {}", done.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

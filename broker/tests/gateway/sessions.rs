@@ -74,7 +74,7 @@ async fn the_end_of_input_reaches_the_program() {
 async fn a_shell_has_a_terminal_of_the_clients_size_and_follows_it() {
     let world = World::new().await;
     let line = "script -qec 'stty cols 77 rows 33; \
-                (for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; stty cols 9$i rows 44; done) & \
+                (for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; stty cols 9$i rows 44 </dev/tty; done) & \
                 $SSH -t gw-0042.daypass size' /dev/null";
     let done = world.shell(line).await;
     let text = done.text();

@@ -360,6 +360,9 @@ impl World {
     }
 
     pub async fn with(limits: Limits) -> Self {
+        // RUST_LOG=daypass_broker=debug,russh=debug shows what went on.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let seen = Arc::new(Seen::default());
         let door = Arc::new(TestDoor {
             seen: seen.clone(),
