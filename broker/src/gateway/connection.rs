@@ -303,6 +303,11 @@ fn refused_certificate(refusal: Refusal) -> NotAllowed {
     NotAllowed { kind: RefusedKind::Certificate, refusal }
 }
 
+fn answer(yes: bool, id: ChannelId, session: &mut Session) -> Result<(), Broken> {
+    let answered = if yes { session.channel_success(id) } else { session.channel_failure(id) };
+    Ok(answered?)
+}
+
 impl<D: Door> Handler for Connection<D> {
     type Error = Broken;
 
@@ -499,12 +504,7 @@ impl<D: Door> Handler for Connection<D> {
             }
             _ => false,
         };
-        if taken {
-            session.channel_success(id)?
-        } else {
-            session.channel_failure(id)?
-        }
-        Ok(())
+        answer(taken, id, session)
     }
 
     /// Names that may not travel are ignored, as sshd's AcceptEnv does.
@@ -525,12 +525,7 @@ impl<D: Door> Handler for Connection<D> {
             }
             _ => false,
         };
-        if taken {
-            session.channel_success(id)?
-        } else {
-            session.channel_failure(id)?
-        }
-        Ok(())
+        answer(taken, id, session)
     }
 
     async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<(), Broken> {

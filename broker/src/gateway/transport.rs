@@ -300,7 +300,7 @@ mod tests {
         assert!(reading.await.unwrap().is_err());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_pause_rests_reading_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(1024);
         let (mut transport, control) = Transport::new(near, 4096, 65536);

@@ -29,7 +29,7 @@ use tokio::sync::{broadcast, watch};
 pub const ANA: &str = "P-7K2M9QXD";
 pub const BEN: &str = "P-0GJ5V2KQ";
 /// Longest any client may take; the machine of the tests may be slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 pub fn key(seed: u8) -> PrivateKey {
     PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
@@ -106,10 +106,13 @@ pub struct Begun {
     pub client: Client,
 }
 
+/// A channel's kind and environment, as the door was given them.
+pub type Opened = (OpenKind, Vec<(String, String)>);
+
 #[derive(Debug, Default)]
 pub struct Seen {
     pub begun: Mutex<Vec<Begun>>,
-    pub opened: Mutex<Vec<(OpenKind, Vec<(String, String)>)>>,
+    pub opened: Mutex<Vec<Opened>>,
     pub refused: Mutex<Vec<Refused>>,
     pub closed: AtomicUsize,
     /// Bytes that reached any program.
@@ -330,7 +333,7 @@ async fn program(
 
 /// Bytes that are the same for the same place, and different elsewhere.
 pub fn pattern(at: usize, len: usize) -> Bytes {
-    (at..at + len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    (at..at + len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
 }
 
 pub struct World {
