@@ -17,7 +17,7 @@ pub mod store;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::RecordError;
 pub use event::{Command, SessionEvent};
