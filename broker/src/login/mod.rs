@@ -18,6 +18,8 @@ mod person;
 mod store;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use caller::{BrowserCaller, Caller, ClientAddress};
