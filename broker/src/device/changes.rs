@@ -124,3 +124,6 @@ pub(crate) async fn enter(
     }));
     audit::append(tx, now, event).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@ mod changes;
 pub mod enrolment;
 mod state;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trust;
 
 pub use bundle::{BundleMakeError, MadeBundle};

@@ -6,6 +6,8 @@ mod channel;
 mod connection;
 mod registry;
 mod server;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use connection::{Gone, OpenAsk, OpenError, Tunnel};
