@@ -174,6 +174,15 @@ impl<D: Door> Connection<D> {
         }
     }
 
+    /// Refuses a proof and says why. The line can only travel in the disconnect that follows the failure,
+    /// and a client that has no other key leaves before it reads that. A failure called a partial success
+    /// makes it look at its keys once more (RFC 4252 section 5.1) and so read on; nothing is granted, and
+    /// the disconnect is sent before anything else is read.
+    fn last_word(&self, refusal: &Refusal) -> Auth {
+        self.live.disconnect(&refusal.to_string());
+        Auth::Reject { proceed_with_methods: None, partial_success: true }
+    }
+
     fn device(&self) -> Option<DeviceId> {
         match (&self.place, &self.proven) {
             (Place::Inner { device, .. }, _)
@@ -322,13 +331,13 @@ impl<D: Door> Handler for Connection<D> {
         self.proven = None;
         let inside = self.live.inside.clone();
         let known = timeout(inside.limits.step, inside.door.bare_key(key.public_key)).await;
-        let refusal = known.ok().flatten();
-        if let Some(refusal) = &refusal {
-            self.live.disconnect(&refusal.to_string());
-        }
-        let refusal = refusal.unwrap_or_else(|| Refusal::new("a key without an identity certificate"));
+        let known = known.ok().flatten();
+        let refusal = known.clone().unwrap_or_else(|| Refusal::new("a key without an identity certificate"));
         self.record(&NotAllowed { kind: RefusedKind::BareKey, refusal })?;
-        Ok(Auth::reject())
+        Ok(match known {
+            Some(refusal) => self.last_word(&refusal),
+            None => Auth::reject(),
+        })
     }
 
     async fn auth_openssh_certificate(
@@ -349,8 +358,7 @@ impl<D: Door> Handler for Connection<D> {
             }
             Err(Judged::Known(why)) => {
                 self.record(&why)?;
-                self.live.disconnect(&why.refusal.to_string());
-                Ok(Auth::reject())
+                Ok(self.last_word(&why.refusal))
             }
         }
     }

@@ -40,11 +40,24 @@ async fn certificates_that_prove_nobody_open_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_certificate_is_told_what_to_do() {
     let world = is_refused(Mint { from: -7200, until: -3600, ..Mint::default() }, "expired").await;
-    let done = world.ssh(&["diag%gw-0042@gateway", "exit 7"]).await;
     world.refusal(RefusedKind::BareKey).await;
-    let refused = world.seen.refused.lock().unwrap().clone();
-    assert!(refused.iter().any(|refused| refused.message.contains("run daypass login")), "{refused:?}");
-    assert!(done.err.contains("daypass login") || done.err.contains("Permission denied"), "{}", done.err);
+    for target in ["gw-0042.daypass", "diag%gw-0042@gateway"] {
+        let done = world.ssh(&[target, "exit 7"]).await;
+        let line = "daypass: your identity certificate has expired: run daypass login";
+        assert!(done.err.contains(line), "{target} {}", done.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_ours_that_opens_nothing_is_told_so() {
+    let world = is_refused(Mint { principals: vec![ANA, BEN], ..Mint::default() }, "two").await;
+    let done = world.ssh(&["diag%gw-0042@gateway", "exit 7"]).await;
+    assert!(
+        done.err.contains("daypass: your identity certificate opens nothing: daypass login"),
+        "{}",
+        done.err
+    );
+    world.refusal(RefusedKind::Certificate).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
