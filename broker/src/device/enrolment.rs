@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Most devices that one join token lets in, the longest it lives, and the most labels it carries.
 pub const MAX_USES: u32 = 10_000;
-pub const MAX_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+pub const MAX_LIFETIME: Duration = Duration::from_hours(90 * 24);
 pub const MAX_LABELS: usize = 32;
 /// Longest serial number, in bytes.
 pub const MAX_SERIAL: usize = 100;

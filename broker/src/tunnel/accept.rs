@@ -22,6 +22,7 @@ type Facts = Result<Extension<TlsFacts>, ExtensionRejection>;
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 /// `GET /v1/tunnel`.
+#[allow(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn tunnel(
     State(server): State<Arc<TunnelServer>>,
     facts: Facts,
@@ -56,6 +57,7 @@ pub async fn tunnel(
 }
 
 /// `GET /v1/enrol`.
+#[allow(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn enrol(
     State(server): State<Arc<TunnelServer>>,
     facts: Facts,

@@ -74,9 +74,8 @@ pub(super) fn start(
         let shared = Shared::default();
         let (reader, writer) = tokio::io::split(stream);
         let incoming = async {
-            let done = Incoming::new(reader, input, to_session, &shared, limits).run(&device).await;
+            Incoming::new(reader, input, to_session, &shared, limits).run(&device).await;
             shared.device_done.cancel();
-            done
         };
         let outgoing = Outgoing { writer, shared: &shared, offset: 0, acked: [0; 2] };
         let both = async { tokio::join!(incoming, outgoing.run(from_session, limits)) };

@@ -54,9 +54,9 @@ impl Default for Limits {
             hello: Duration::from_secs(20),
             hellos: 256,
             probe: Duration::from_secs(5),
-            silence: Duration::from_secs(300),
+            silence: Duration::from_mins(5),
             pong: Duration::from_secs(20),
-            heartbeat: Duration::from_secs(600),
+            heartbeat: Duration::from_mins(10),
             control_write: Duration::from_secs(20),
             open: Duration::from_secs(10),
             ack: Duration::from_millis(250),
@@ -337,7 +337,7 @@ impl TunnelServer {
 
     pub(super) fn may_enter_stranger(&self) -> bool {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.since.elapsed() >= Duration::from_secs(60) {
+        if strangers.since.elapsed() >= Duration::from_mins(1) {
             *strangers = Strangers { since: Instant::now(), entered: 0 };
         }
         strangers.entered = strangers.entered.saturating_add(1);
