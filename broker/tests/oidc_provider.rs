@@ -1,6 +1,8 @@
 //! Signing in against whole providers: the npm package `oidc-provider`, driven as a person with a browser
 //! would, and the demonstration's own. `tests/run` installs the former (`npm ci` in tests/idp).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;

@@ -34,8 +34,8 @@ use url::Url;
 
 const CLIENT_ID: &str = "daypass-demo";
 const KEY_ID: &str = "demo";
-const CODE_LIFETIME: Duration = Duration::from_secs(60);
-const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+const CODE_LIFETIME: Duration = Duration::from_mins(1);
+const TOKEN_LIFETIME: Duration = Duration::from_mins(5);
 /// Codes given out and not yet exchanged.
 const MOST_CODES: usize = 1000;
 

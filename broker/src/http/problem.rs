@@ -8,19 +8,19 @@ use std::fmt;
 /// An answer that says what failed, and what to do next. The cause of a failure of ours goes to the log,
 /// never to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(api::Problem);
+pub struct Problem(Box<api::Problem>);
 
 impl Problem {
     /// `code` is for programs and never changes its meaning; `detail` is one sentence for a person.
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self(api::Problem {
+        Self(Box::new(api::Problem {
             kind: format!("tag:daypass,2026:{code}"),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: Some(detail.into()),
             hint: None,
             code: code.to_owned(),
-        })
+        }))
     }
 
     /// 400: the request cannot be read, or asks for what cannot be.

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 use url::Url;
 
 /// How long a person may take at the identity provider.
-pub(super) const ATTEMPT_LIFETIME: Duration = Duration::from_secs(600);
+pub(super) const ATTEMPT_LIFETIME: Duration = Duration::from_mins(10);
 const MAX_NEXT: usize = 2000;
 
 /// What the identity provider sends the browser back with (RFC 6749 section 4.1.2, RFC 9207).

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// The one client there is (RFC 6749 section 2.2; public, so its name is no secret).
 pub(super) const CLIENT_ID: &str = "daypass-cli";
-const CODE_LIFETIME: Duration = Duration::from_secs(600);
+const CODE_LIFETIME: Duration = Duration::from_mins(10);
 /// Seconds between polls at first, and what `slow_down` adds (RFC 8628 section 3.5).
 const INTERVAL: i64 = 5;
 /// CLI sign-ins of one address that may wait at a time.

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn the_limit_is_for_each_key_and_starts_anew_with_the_window() {
         let clock = Clock::fixed(Timestamp(0));
-        let limit = Limit::new(2, Duration::from_secs(60));
+        let limit = Limit::new(2, Duration::from_mins(1));
         assert!(limit.allow(&clock, "a"));
         assert!(limit.allow(&clock, "a"));
         assert!(!limit.allow(&clock, "a"));
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let clock = Clock::fixed(Timestamp(0));
-        let limit = Limit::new(1, Duration::from_secs(60));
+        let limit = Limit::new(1, Duration::from_mins(1));
         for n in 0..MAX_KEYS {
             assert!(limit.allow(&clock, &n.to_string()));
         }

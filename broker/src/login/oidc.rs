@@ -46,9 +46,9 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
 /// How far the provider's clock may be from ours.
 const SKEW: Duration = Duration::from_secs(30);
 /// An ID token fetched with a fresh code was made just now.
-const OLDEST_ID_TOKEN: Duration = Duration::from_secs(600);
+const OLDEST_ID_TOKEN: Duration = Duration::from_mins(10);
 /// After this the provider is discovered again: its keys and endpoints may have changed.
-const METADATA_LIFETIME: Duration = Duration::from_secs(3600);
+const METADATA_LIFETIME: Duration = Duration::from_hours(1);
 /// At most this often after a failure, and for a key that is not known.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// More teams than this are no list of teams.

@@ -66,7 +66,7 @@ pub async fn sweep(tx: &mut Tx, now: Timestamp) -> Result<(), sqlx::Error> {
     for (sql, before) in [
         ("DELETE FROM sign_in_attempt WHERE expires_at <= $1", now),
         ("DELETE FROM browser_session WHERE expires_at <= $1", now),
-        ("DELETE FROM cli_sign_in WHERE expires_at <= $1", now - std::time::Duration::from_secs(600)),
+        ("DELETE FROM cli_sign_in WHERE expires_at <= $1", now - std::time::Duration::from_mins(10)),
     ] {
         sqlx::query(sql).bind(before.as_millis()).execute(tx.conn()).await?;
     }

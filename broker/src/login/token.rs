@@ -11,7 +11,7 @@ use ssh_key::private::Ed25519Keypair;
 use std::fmt;
 use std::time::Duration;
 
-pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 const AUDIENCE: &str = "daypass-api";
 /// Longer than any that we make.
 const MAX_TOKEN: usize = 4096;

@@ -66,7 +66,7 @@ async fn an_attempt_ends_after_ten_minutes() {
     let house = house().await;
     let mut browser = Browser::default();
     let state = browser.leave(&house, "/").await;
-    house.clock.set(NOW + Duration::from_secs(600));
+    house.clock.set(NOW + Duration::from_mins(10));
     assert_eq!(browser.come_back(&house, &state).await.status(), 403);
     assert_eq!(house.audit().await[0].1, "too_late");
 }
@@ -106,7 +106,7 @@ async fn a_browser_session_ends_on_time_and_on_signing_out() {
         let house = House::new(db).await;
         let mut browser = Browser::signed_in(&house).await;
         assert_eq!(text(browser.get(&house, "/whoami").await).await, "ana@example.com [\"support\"]");
-        house.clock.set(NOW + Duration::from_secs(12 * 3600));
+        house.clock.set(NOW + Duration::from_hours(12));
         assert_eq!(browser.get(&house, "/whoami").await.status(), 401);
         house.clock.set(NOW);
 

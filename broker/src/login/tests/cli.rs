@@ -88,7 +88,7 @@ async fn a_code_that_was_refused_or_has_expired_gives_nothing() {
     assert_eq!(answer(&house, &mut browser, refused["user_code"].as_str().unwrap(), false).await, 204);
     assert_eq!(poll(&house, &refused).await["error"], "access_denied");
     assert_eq!(answer(&house, &mut browser, late["user_code"].as_str().unwrap(), true).await, 204);
-    house.clock.set(NOW + Duration::from_secs(600));
+    house.clock.set(NOW + Duration::from_mins(10));
     assert_eq!(poll(&house, &late).await["error"], "expired_token");
     assert_eq!(poll(&house, &json!({ "device_code": "never given" })).await["error"], "invalid_grant");
 }
@@ -135,11 +135,11 @@ async fn an_access_token_confirms_no_command_line() {
 async fn an_access_token_ends_after_ten_minutes_and_a_refresh_token_brings_the_next() {
     let house = House::new(testing::sqlite().await).await;
     let tokens = signed_in(&house).await;
-    house.clock.set(NOW + Duration::from_secs(600));
+    house.clock.set(NOW + Duration::from_mins(10));
     assert_eq!(house.whoami(access(&tokens)).await.0, 401);
     let next = refresh(&house, &tokens).await;
     assert_eq!(house.whoami(access(&next)).await.0, 200);
-    house.clock.set(NOW + Duration::from_secs(12 * 3600));
+    house.clock.set(NOW + Duration::from_hours(12));
     assert_eq!(refresh(&house, &next).await["error"], "invalid_grant", "the sign-in itself has ended");
 }
 
@@ -217,7 +217,7 @@ async fn an_identity_certificate_proves_its_person_until_the_sign_in_it_came_fro
         let keys = certificate::Keys::ephemeral().unwrap();
         let key = certificate::Signer::ephemeral().unwrap();
         let mut tx = house.db.begin().await.unwrap();
-        let until = NOW + Duration::from_secs(3600);
+        let until = NOW + Duration::from_hours(1);
         let (certificate, recorded) =
             certificate::issue::identity(&mut tx, &keys, &person, key.public_key(), NOW, until)
                 .await
