@@ -136,8 +136,8 @@ async fn a_shell_runs_on_a_terminal_of_the_right_size_and_is_resized() {
     channel.data(b"stty size\n").await;
     channel.until(&mut said, "50 132\r\n").await;
     // Ctrl-C is the terminal's to turn into a signal.
-    channel.data(b"echo up; sleep 600\n").await;
-    channel.until(&mut said, "\r\nup\r\n").await;
+    channel.data(b"echo u''p; sleep 600\n").await;
+    channel.until(&mut said, "up\r\n").await;
     channel.data(b"\x03").await;
     channel.data(b"exit 5\n").await;
     channel.rest_into(&mut said).await;
