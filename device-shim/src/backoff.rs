@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn keepalive_shortens_when_idle_links_die_and_recovers() {
-        let mut keepalive = Keepalive::new(Duration::from_secs(240));
+        let mut keepalive = Keepalive::new(Duration::from_mins(4));
         for _ in 0..10 {
             keepalive.link_died_idle();
         }
@@ -92,6 +92,6 @@ mod tests {
         for _ in 0..10 {
             keepalive.link_lasted();
         }
-        assert_eq!(keepalive.current(), Duration::from_secs(240));
+        assert_eq!(keepalive.current(), Duration::from_mins(4));
     }
 }

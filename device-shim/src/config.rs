@@ -84,9 +84,9 @@ impl Default for Config {
             logins: BTreeMap::new(),
             shell: None,
             proxy: None,
-            keepalive: Duration::from_secs(240),
+            keepalive: Duration::from_mins(4),
             reconnect_first: Duration::from_secs(1),
-            reconnect_max: Duration::from_secs(300),
+            reconnect_max: Duration::from_mins(5),
             max_channels: 16,
             remote_access: true,
             journal: None,
@@ -135,14 +135,14 @@ impl Config {
                         errors.add(key, reason);
                         None
                     }
-                })
+                });
             }
             "keepalive_s" => self.keepalive = Duration::from_secs(errors.number(key, value, 1, 3600)),
             "reconnect_first_ms" => {
                 self.reconnect_first = Duration::from_millis(errors.number(key, value, 10, 60_000));
             }
             "reconnect_max_s" => {
-                self.reconnect_max = Duration::from_secs(errors.number(key, value, 1, 86_400))
+                self.reconnect_max = Duration::from_secs(errors.number(key, value, 1, 86_400));
             }
             "max_channels" => {
                 // The control stream is one of the streams of a tunnel.

@@ -24,6 +24,7 @@ enum Failure {
     Failed(String),
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "map_err gives the error away")]
 fn failed(error: impl ToString) -> Failure {
     Failure::Failed(error.to_string())
 }

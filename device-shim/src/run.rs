@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// A tunnel that lasted this long makes the next retry quick again.
-const LASTED: Duration = Duration::from_secs(60);
+const LASTED: Duration = Duration::from_mins(1);
 /// A tunnel that lasted this long earns a longer keepalive.
-const LASTED_LONG: Duration = Duration::from_secs(24 * 3600);
+const LASTED_LONG: Duration = Duration::from_hours(24);
 /// How often a device asks again when only a person can change the answer.
-const RARELY: Duration = Duration::from_secs(3600);
+const RARELY: Duration = Duration::from_hours(1);
 
 /// Runs until the device is retired or `stopping` turns true.
 pub async fn run(device: Arc<Device>, stopping: watch::Receiver<bool>) -> Over {

@@ -94,6 +94,7 @@ fn read_keys(what: &'static str, lines: &[String]) -> Result<Vec<PublicKey>, Bun
 mod tests {
     use super::*;
     use crate::ssh_key::PrivateKey;
+    use crate::ssh_key::certificate::Builder;
     use crate::ssh_key::private::Ed25519Keypair;
 
     fn key(seed: u8) -> PrivateKey {
@@ -126,8 +127,7 @@ mod tests {
 
     #[test]
     fn a_ca_key_that_is_itself_a_certificate_is_refused() {
-        let mut builder =
-            crate::ssh_key::certificate::Builder::new([0; 16], key(1).public_key(), 1, 2).unwrap();
+        let mut builder = Builder::new([0; 16], key(1).public_key(), 1, 2).unwrap();
         builder.serial(1).unwrap().key_id("x").unwrap().valid_principal("x").unwrap();
         let certificate = builder.sign(&key(2)).unwrap().to_openssh().unwrap();
         let with_certificate = TrustBundle { user_cas: vec![certificate], ..bundle(1) };

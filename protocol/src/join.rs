@@ -56,7 +56,7 @@ impl JoinToken {
 
     /// What the broker stores and looks up: SHA-256 of the secret, in hex.
     pub fn secret_hash(secret: &str) -> String {
-        Sha256::digest(secret.as_bytes()).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+        crate::text::hex(&Sha256::digest(secret.as_bytes()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::terminal::Terminal;
 use super::{MONITOR, Order, Report, Tell, procfs};
-use daypass_protocol::tunnel::open::{Pty, WindowSize};
+use daypass_protocol::tunnel::open::Pty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
@@ -228,14 +228,4 @@ fn start_monitor(
     let reports =
         Reports { lines: BufReader::new(reader).lines(), child, monitors: Arc::clone(monitors), gone: false };
     Ok((Teller(writer), reports))
-}
-
-impl Process {
-    pub fn resize(&self, size: WindowSize) {
-        if let Some(terminal) = &self.terminal
-            && let Err(error) = terminal.resize(size)
-        {
-            crate::note!("a terminal does not take its size: {error}");
-        }
-    }
 }

@@ -86,11 +86,10 @@ pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>) {
         Ok(Err(error)) => return refuse(&mut writer, &malformed(&error.to_string())).await,
         Err(_) => return note!("a channel without an open frame within {} s", OPEN_TIMEOUT.as_secs()),
     };
-    let (permit, mut end) = match tunnel.admit(&signed) {
+    let (permit, mut place) = match tunnel.admit(&signed) {
         Ok(admitted) => admitted,
         Err(refusal) => return refuse(&mut writer, &refusal).await,
     };
-    let place = Place { tunnel: &tunnel, id: end.1 };
     match begin(&permit, &tunnel).await {
         Ok(process) => {
             note!(
@@ -101,23 +100,11 @@ pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>) {
                 permit.login(),
                 permit.person()
             );
-            run(process, &permit, reader, writer, &tunnel, &mut end.0).await;
+            run(process, &permit, reader, writer, &tunnel, &mut place.end).await;
         }
         Err(refusal) => refuse(&mut writer, &refusal).await,
     }
     drop(place);
-}
-
-/// A channel's place in its tunnel's table, given up when the channel is over however it ends.
-struct Place<'a> {
-    tunnel: &'a Tunnel,
-    id: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.tunnel.leave(self.id);
-    }
 }
 
 fn malformed(cause: &str) -> Refusal {

@@ -17,7 +17,7 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 /// How often trusted time is stored while a tunnel is up: a power cut may cost this much, and flash does not
 /// wear out.
-const STORE_TIME: Duration = Duration::from_secs(3600);
+const STORE_TIME: Duration = Duration::from_hours(1);
 /// How long a retiring device waits for its processes to go before it wipes itself regardless.
 const RETIRE_WAIT: Duration = Duration::from_secs(10);
 

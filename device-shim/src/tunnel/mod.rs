@@ -103,6 +103,21 @@ struct Table {
     awaited: Vec<SessionId>,
 }
 
+/// A channel's place in its tunnel's table, given up when the channel is over however it ends.
+#[derive(Debug)]
+pub struct Place {
+    tunnel: Arc<Tunnel>,
+    id: u64,
+    /// Turns to `Some` when the channel has to end.
+    end: watch::Receiver<Option<End>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.tunnel.leave(self.id);
+    }
+}
+
 /// One tunnel, shared by its tasks.
 pub struct Tunnel {
     pub device: Arc<Device>,
@@ -126,10 +141,7 @@ impl Tunnel {
 
     /// Judges an `open` and enters the channel in the table, in one step: a session that is ended in
     /// between cannot slip through.
-    pub fn admit(
-        &self,
-        signed: &SignedText,
-    ) -> Result<(Permit, (watch::Receiver<Option<End>>, u64)), Refusal> {
+    pub fn admit(self: &Arc<Self>, signed: &SignedText) -> Result<(Permit, Place), Refusal> {
         let device = &self.device;
         let trust = device.trust();
         let mut table = self.table();
@@ -149,7 +161,7 @@ impl Tunnel {
         table.next += 1;
         table.running.insert(id, Running { session: permit.session().clone(), serial: permit.serial(), end });
         self.count.send_replace(table.running.len());
-        Ok((permit, (ended, id)))
+        Ok((permit, Place { tunnel: Arc::clone(self), id, end: ended }))
     }
 
     /// A channel's last process is gone.
@@ -375,5 +387,5 @@ fn is_half_open(error: &yamux::ConnectionError) -> bool {
 }
 
 fn is_half_open_io(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<HalfOpen>())
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<HalfOpen>)
 }

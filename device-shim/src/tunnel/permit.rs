@@ -108,12 +108,12 @@ impl Refusal {
         Self { told: Refused { code, message: message.into() }, cause: cause.into() }
     }
 
-    fn malformed(cause: impl ToString) -> Self {
+    fn malformed(cause: &impl ToString) -> Self {
         Self::new(RefusedCode::Malformed, "the request to open a channel does not read", cause.to_string())
     }
 
     /// One message for every reason: the far side learns nothing to try next.
-    fn not_authorized(cause: impl ToString) -> Self {
+    fn not_authorized(cause: &impl ToString) -> Self {
         Self::new(RefusedCode::NotAuthorized, "the device does not accept this session", cause.to_string())
     }
 
@@ -125,7 +125,7 @@ impl Refusal {
 /// Runs every check. Leaves its mark in `gate` even when it refuses: a counter once used is used.
 pub fn judge(signed: &SignedText, facts: &Facts<'_>, gate: &mut Gate) -> Result<Permit, Refusal> {
     // 1. The certificate, which the body itself names.
-    let claim = UnverifiedClaim::read(signed).map_err(Refusal::malformed)?;
+    let claim = UnverifiedClaim::read(signed).map_err(|error| Refusal::malformed(&error))?;
     let principal = Principal::LoginOnDevice(claim.login, facts.own.clone());
     let expect = Expectation {
         cas: facts.trust.user_cas(),
@@ -134,31 +134,33 @@ pub fn judge(signed: &SignedText, facts: &Facts<'_>, gate: &mut Gate) -> Result<
         source: None,
         revoked_serials: facts.trust.revoked_serials(),
     };
-    let verified = verify_openssh(&claim.certificate, &expect).map_err(Refusal::not_authorized)?;
+    let verified =
+        verify_openssh(&claim.certificate, &expect).map_err(|error| Refusal::not_authorized(&error))?;
 
     // 2. Its key signed this very body.
-    let open = Open::open_with(signed, verified.public_key()).map_err(Refusal::not_authorized)?;
+    let open =
+        Open::open_with(signed, verified.public_key()).map_err(|error| Refusal::not_authorized(&error))?;
     if open.v != 1 {
-        return Err(Refusal::malformed(format!("an open request of version {}", open.v)));
+        return Err(Refusal::malformed(&format!("an open request of version {}", open.v)));
     }
     // The far side has shown a certificate by our CA that is valid now: so it is at least its first moment.
     facts.clock.learn(verified.valid_after());
 
     // 3. For this tunnel, and for the first time.
     if open.binding != *facts.binding {
-        return Err(Refusal::not_authorized("made for another tunnel"));
+        return Err(Refusal::not_authorized(&"made for another tunnel"));
     }
     if gate.last_counter.is_some_and(|last| open.counter <= last) {
-        return Err(Refusal::not_authorized(format!("counter {} was used before", open.counter)));
+        return Err(Refusal::not_authorized(&format!("counter {} was used before", open.counter)));
     }
     gate.last_counter = Some(open.counter);
 
     // 4. For the session that the certificate was made for.
     if verified.key_id().session.as_ref() != Some(&open.session) {
-        return Err(Refusal::not_authorized("the certificate is for another session"));
+        return Err(Refusal::not_authorized(&"the certificate is for another session"));
     }
     if gate.ended.contains(&open.session) {
-        return Err(Refusal::not_authorized(format!("session {} was ended", open.session)));
+        return Err(Refusal::not_authorized(&format!("session {} was ended", open.session)));
     }
 
     // 5. Of a kind that the certificate permits.
@@ -197,11 +199,10 @@ fn judge_kind(kind: &OpenKind, verified: &Verified) -> Result<(), Refusal> {
         }
     }
     match kind {
-        OpenKind::Shell { .. } => Ok(()),
         OpenKind::Exec { command, .. } if command.0.contains(&0) => {
-            Err(Refusal::malformed("a command with a zero byte"))
+            Err(Refusal::malformed(&"a command with a zero byte"))
         }
-        OpenKind::Exec { .. } => Ok(()),
+        OpenKind::Shell { .. } | OpenKind::Exec { .. } => Ok(()),
         OpenKind::Sftp => Err(Refusal::forbidden("this device does not offer sftp")),
         OpenKind::Forward { .. } if !verified.permits_port_forwarding() => {
             Err(Refusal::forbidden("this grant does not permit forwarding"))
@@ -212,10 +213,10 @@ fn judge_kind(kind: &OpenKind, verified: &Verified) -> Result<(), Refusal> {
 
 fn check_env(env: &[(String, String)]) -> Result<(), Refusal> {
     if env.len() > MAX_ENV {
-        return Err(Refusal::malformed(format!("{} environment variables", env.len())));
+        return Err(Refusal::malformed(&format!("{} environment variables", env.len())));
     }
     if env.iter().any(|(_, value)| value.len() > MAX_ENV_VALUE) {
-        return Err(Refusal::malformed("an environment variable that is too long"));
+        return Err(Refusal::malformed(&"an environment variable that is too long"));
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 //! process to talk to.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken test may break")]
+#![allow(missing_debug_implementations, reason = "nobody prints a broker")]
 
 use bytes::{Bytes, BytesMut};
 use daypass_protocol::bundle::TrustBundle;
@@ -119,8 +121,8 @@ impl Default for Cert {
             ca: USER_CA,
             kind: CertType::User,
             principals: vec!["diag@gw-0042"],
-            from: now() - Duration::from_secs(60),
-            until: now() + Duration::from_secs(600),
+            from: now() - Duration::from_mins(1),
+            until: now() + Duration::from_mins(10),
             serial: 7,
             key_id: format!("person=ana@example.com grant=R-7K2M9QXD session={}", session_id()),
             critical: vec![],
@@ -215,7 +217,7 @@ impl Broker {
     pub async fn accept(&self) -> Caller {
         let (tcp, _) = soon("a device to dial", self.listener.accept()).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let tls = soon("TLS", self.acceptor.accept(tcp)).await.unwrap();
+        let tls = soon("TLS", Box::pin(self.acceptor.accept(tcp))).await.unwrap();
         let exporter = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None).unwrap();
         let (mut nonce, mut what) = (None, Conversation::Tunnel);
         #[allow(clippy::result_large_err, reason = "the callback's type is given")]
@@ -228,7 +230,8 @@ impl Broker {
             response.headers_mut().insert("sec-websocket-protocol", protocol);
             Ok(response)
         };
-        let ws = soon("the upgrade", tokio_tungstenite::accept_hdr_async(tls, upgrade)).await.unwrap();
+        let ws =
+            soon("the upgrade", Box::pin(tokio_tungstenite::accept_hdr_async(tls, upgrade))).await.unwrap();
         Caller { ws, exporter, device_nonce: nonce.unwrap(), what }
     }
 
@@ -558,10 +561,10 @@ impl Device {
     pub fn configure(&self, more: &str) -> PathBuf {
         let path = self.dir.path().join("device.toml");
         let text = format!(
-            "state_dir = {:?}\njournal = {:?}\nreconnect_first_ms = 50\nreconnect_max_s = 1\n\
+            "state_dir = '{}'\njournal = '{}'\nreconnect_first_ms = 50\nreconnect_max_s = 1\n\
              shell = \"/bin/sh\"\n{more}\nlogins = {{ diag = {:?} }}\n",
-            self.state().path(),
-            self.journal(),
+            self.state().path().display(),
+            self.journal().display(),
             me()
         );
         std::fs::write(&path, text).unwrap();

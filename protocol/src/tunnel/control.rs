@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(decode::<ToDevice>(&mut wire).unwrap(), Some(sent));
         let newer = br#"{"v":1,"type":"from_the_future","x":1}"#;
         let mut wire = BytesMut::new();
-        wire.put_u32(newer.len() as u32);
+        wire.put_u32(u32::try_from(newer.len()).unwrap());
         wire.extend_from_slice(newer);
         assert_eq!(decode::<ToDevice>(&mut wire).unwrap(), Some(ToDevice::Unknown));
     }

@@ -351,7 +351,7 @@ mod tests {
         for (name, frame) in examples() {
             let mut wire = BytesMut::new();
             frame.encode(&mut wire).unwrap();
-            let hex: String = wire.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex: String = crate::text::hex(&wire);
             assert!(golden.lines().any(|line| line == format!("{name} {hex}")), "{name} {hex}");
             assert_eq!(Frame::decode(&mut wire).unwrap(), Some(frame));
             assert!(wire.is_empty());

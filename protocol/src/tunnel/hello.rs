@@ -43,7 +43,7 @@ impl Binding {
             .chain_update(device)
             .chain_update(broker)
             .finalize();
-        Self(hash.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
+        Self(crate::text::hex(&hash))
     }
 }
 
