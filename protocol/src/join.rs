@@ -76,11 +76,12 @@ impl fmt::Debug for JoinToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ssh_key::PrivateKey;
+    use crate::ssh_key::private::Ed25519Keypair;
 
     #[test]
     fn a_join_token_reads_back_and_never_shows_its_secret_in_debug() {
-        let key =
-            crate::ssh_key::PrivateKey::from(crate::ssh_key::private::Ed25519Keypair::from_seed(&[1; 32]));
+        let key = PrivateKey::from(Ed25519Keypair::from_seed(&[1; 32]));
         let token = JoinToken::new("https://127.0.0.1:8443".into(), key.public_key(), [7; 32]);
         assert_eq!(JoinToken::parse(&token.to_string()), Ok(token.clone()));
         assert!(!format!("{token:?}").contains(&token.secret));
