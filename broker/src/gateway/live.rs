@@ -302,3 +302,102 @@ impl<D: Door> Live<D> {
         lock(&self.tasks).abort_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::door::{HostIdentity, NotAuthenticated};
+    use crate::gateway::gate::Gate;
+    use crate::gateway::limits::Limits;
+    use crate::gateway::transport::Transport;
+    use crate::session::wire::{Input, input};
+    use async_trait::async_trait;
+    use daypass_protocol::ssh_key::Certificate;
+    use daypass_protocol::ssh_key::encoding::Decode as _;
+
+    /// Behind which there is nothing.
+    struct Wall;
+
+    #[async_trait]
+    impl Door for Wall {
+        type Person = ();
+        async fn authenticate(&self, _: &Certificate, _: SocketAddr) -> Result<(), NotAuthenticated> {
+            Err(NotAuthenticated::Stranger)
+        }
+        fn same_person(&self, (): &(), (): &()) -> bool {
+            false
+        }
+        async fn host_identity(&self, _: &DeviceId) -> Result<HostIdentity, Refusal> {
+            Err(Refusal::new("nothing here"))
+        }
+        async fn begin(
+            &self,
+            (): &(),
+            _: &DeviceId,
+            _: &Login,
+            _: Client,
+        ) -> Result<Arc<dyn SessionDoor>, Refusal> {
+            Err(Refusal::new("nothing here"))
+        }
+        async fn refused(&self, _: Option<&()>, _: Refused) {}
+    }
+
+    const WINDOW: u32 = 65536;
+
+    /// A connection with one running channel, and the session's end of that channel's input.
+    fn live() -> (Arc<Live<Wall>>, ChannelId, Input) {
+        let limits = Limits { window: WINDOW, ..Limits::default() };
+        let (_, control) = Transport::new(tokio::io::empty(), limits.egress, limits.egress_hard);
+        let gate = Gate { suffix: "daypass".to_owned(), command: limits.command };
+        let stopping = CancellationToken::new();
+        let inside = Arc::new(Inside { door: Arc::new(Wall), gate, limits, stopping });
+        let live = Live::new(inside, ([127, 0, 0, 1], 1).into(), control, None);
+        let (queue, engineer) = input();
+        let gone = live.gone.child_token();
+        let entry = SessionEntry { input: queue, tail: BytesMut::new(), waiting: None, gone };
+        let id = ChannelId::decode(&mut &[0, 0, 0, 3][..]).unwrap();
+        live.channels().insert(id, Entry::Session(entry));
+        (live, id, engineer)
+    }
+
+    #[tokio::test]
+    async fn the_window_is_what_the_queue_leaves_and_never_shuts() {
+        let (live, id, mut engineer) = live();
+        assert_eq!(live.next_window(), WINDOW);
+        live.take(id, &[0; 20_000]).unwrap();
+        assert_eq!(live.next_window(), WINDOW - 20_000);
+        live.take(id, &[0; 40_000]).unwrap();
+        assert_eq!(live.next_window(), 2);
+        engineer.recv().await.unwrap();
+        engineer.recv().await.unwrap();
+        assert!(live.next_window() > WINDOW / 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ignores_its_window_is_given_up() {
+        let (live, id, _engineer) = live();
+        let mut taken = 0;
+        while live.take(id, &[0; MAX_DATA]).is_ok() {
+            taken += MAX_DATA;
+            assert!(taken <= 4 * WINDOW as usize, "memory without a bound");
+        }
+        assert_eq!(taken, 4 * WINDOW as usize);
+    }
+
+    #[tokio::test]
+    async fn a_trickle_into_a_full_queue_waits_in_one_piece_and_in_order() {
+        let (live, id, mut engineer) = live();
+        live.take(id, &[1; 40_000]).unwrap();
+        for n in 0..100 {
+            live.take(id, &[n, n]).unwrap();
+        }
+        let (mut whole, mut pieces) = (Vec::new(), 0);
+        while whole.len() < 40_200 {
+            let Some(FromEngineer::Data(bytes)) = engineer.recv().await else { panic!("no data") };
+            whole.extend_from_slice(&bytes);
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+        assert!(whole[40_000..].chunks(2).enumerate().all(|(n, pair)| pair == [u8::try_from(n).unwrap(); 2]));
+    }
+}
