@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_does_not_read_has_no_answer_and_no_memory() {
         assert_eq!(Sniffer::default().feed(&start("none")), Poll::Ready(None));
-        assert_eq!(Sniffer::default().feed(&[0; 100_000]), Poll::Ready(None));
+        assert_eq!(Sniffer::default().feed(&vec![0; 100_000]), Poll::Ready(None));
         let mut huge = start("x");
         huge[43..47].copy_from_slice(&[255; 4]);
         assert_eq!(Sniffer::default().feed(&huge), Poll::Ready(None));

@@ -364,9 +364,9 @@ mod tests {
     async fn the_window_is_what_the_queue_leaves_and_never_shuts() {
         let (live, id, mut engineer) = live();
         assert_eq!(live.next_window(), WINDOW);
-        live.take(id, &[0; 20_000]).unwrap();
+        live.take(id, &vec![0; 20_000]).unwrap();
         assert_eq!(live.next_window(), WINDOW - 20_000);
-        live.take(id, &[0; 40_000]).unwrap();
+        live.take(id, &vec![0; 40_000]).unwrap();
         assert_eq!(live.next_window(), 2);
         engineer.recv().await.unwrap();
         engineer.recv().await.unwrap();
@@ -377,7 +377,7 @@ mod tests {
     async fn a_client_that_ignores_its_window_is_given_up() {
         let (live, id, _engineer) = live();
         let mut taken = 0;
-        while live.take(id, &[0; MAX_DATA]).is_ok() {
+        while live.take(id, &vec![0; MAX_DATA]).is_ok() {
             taken += MAX_DATA;
             assert!(taken <= 4 * WINDOW as usize, "memory without a bound");
         }
@@ -387,7 +387,7 @@ mod tests {
     #[tokio::test]
     async fn a_trickle_into_a_full_queue_waits_in_one_piece_and_in_order() {
         let (live, id, mut engineer) = live();
-        live.take(id, &[1; 40_000]).unwrap();
+        live.take(id, &vec![1; 40_000]).unwrap();
         for n in 0..100 {
             live.take(id, &[n, n]).unwrap();
         }
