@@ -1,0 +1,403 @@
+//! Requests over HTTP.
+
+use super::{Limits, StoredRequest, SubmitError, cancel, store, submit};
+use crate::approval::{self, AnswerError, Outcome};
+use crate::broker::Ctx;
+use crate::http::Problem;
+use crate::http::json::Json;
+use crate::login::{Caller, VerifiedPerson};
+use crate::policy::{Action, DeviceFacts, Resource};
+use crate::session::End;
+use axum::Json as JsonOut;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use daypass_protocol::api::{
+    self, Answer, Approval, Ask, Denial, EndReason, Grant, Page, Request, RequestState, WithReason,
+};
+use daypass_protocol::ids::{DeviceId, RequestId};
+use serde::Deserialize;
+use sqlx::AnyConnection;
+use std::time::Duration;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub fn routes() -> OpenApiRouter<Ctx> {
+    OpenApiRouter::new()
+        .routes(routes!(ask, list))
+        .routes(routes!(show))
+        .routes(routes!(approve))
+        .routes(routes!(deny))
+        .routes(routes!(take_back))
+        .routes(routes!(revoke))
+}
+
+/// Most items of one page.
+const PAGE: usize = 50;
+/// Most rows looked at for one page: what the caller may not read is passed over.
+const LOOKED_AT: usize = 2000;
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubmitError::UnknownDevice(_) => Self::not_found(text).hint("See `daypass devices`."),
+            SubmitError::TooManyPending(_) => Self::too_many(text),
+            SubmitError::UnknownPerson => Self::unauthenticated(text),
+            SubmitError::NotPending(_) => Self::conflict("not_pending", text),
+            SubmitError::Database(error) => error.into(),
+            SubmitError::Randomness(error) => Self::unavailable("no randomness", &error),
+            SubmitError::Text(_) | SubmitError::NoChannels | SubmitError::Duration => {
+                Self::bad_request("unfit_request", text)
+            }
+        }
+    }
+}
+
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Self {
+        let text = error.to_string();
+        match error {
+            AnswerError::OwnRequest => Self::forbidden("own_request", text),
+            AnswerError::NotPermitted(_) => Self::forbidden("policy", text),
+            AnswerError::NotPending(_) => Self::conflict("not_pending", text),
+            AnswerError::AnsweredAlready => Self::conflict("answered_already", text),
+            AnswerError::Database(error) => error.into(),
+            AnswerError::UnknownRequester => Self::conflict("unknown_requester", text),
+            AnswerError::Widens | AnswerError::NoComment | AnswerError::Text(_) => {
+                Self::bad_request("unfit_answer", text)
+            }
+        }
+    }
+}
+
+fn no_such(id: &RequestId) -> Problem {
+    Problem::not_found(format!("There is no request {id} that you may see."))
+}
+
+/// The request with its device, for somebody who may read it; for anybody else it does not exist.
+async fn readable(
+    ctx: &Ctx,
+    conn: &mut AnyConnection,
+    person: &VerifiedPerson,
+    id: &RequestId,
+) -> Result<(StoredRequest, DeviceFacts), Problem> {
+    let request = store::find(conn, id).await?.ok_or_else(|| no_such(id))?;
+    let device = store::device_facts(conn, &request.device).await?.ok_or_else(|| no_such(id))?;
+    let facts = request.facts(device.clone());
+    if !ctx.permits(person, Action::ReadRequest, &Resource::Request(&facts)) {
+        return Err(no_such(id));
+    }
+    Ok((request, device))
+}
+
+/// A request as the API shows it to `person`.
+async fn shown(
+    ctx: &Ctx,
+    conn: &mut AnyConnection,
+    person: &VerifiedPerson,
+    request: StoredRequest,
+    device: DeviceFacts,
+) -> Result<Request, sqlx::Error> {
+    let now = ctx.clock.now();
+    let answers = store::answers(conn, &request.id).await?;
+    let grant = store::grant(conn, &request.id).await?;
+    let pending = request.state == RequestState::Pending && request.lapses_at > now;
+    let facts = request.facts(device);
+    let may_answer = pending
+        && !answers.iter().any(|answer| answer.by.id == *person.id())
+        && ctx.permits(person, Action::Approve, &Resource::Request(&facts));
+    Ok(Request {
+        person: store::person_ref(conn, &request.person).await?,
+        state: if request.state == RequestState::Pending && !pending {
+            RequestState::Lapsed
+        } else {
+            request.state
+        },
+        id: request.id,
+        device: request.device,
+        product_line: facts.device.product_line,
+        login: request.login,
+        channels: request.channels,
+        duration_s: request.duration.as_secs(),
+        reason: request.reason,
+        ticket: request.ticket,
+        emergency: request.emergency,
+        asked_at: request.asked_at,
+        lapses_at: request.lapses_at,
+        why: request.why,
+        approver_teams: request.approver_teams,
+        answers: answers
+            .into_iter()
+            .map(|answer| Answer {
+                by: answer.by,
+                at: answer.at,
+                verdict: answer.verdict,
+                comment: answer.comment,
+                teams: answer.teams,
+                duration_s: answer.duration.map(|span| span.as_secs()),
+                channels: answer.channels,
+            })
+            .collect(),
+        grant: grant.map(|grant| Grant {
+            state: match grant.state {
+                api::GrantState::Live if !grant.is_live(now) => api::GrantState::Expired,
+                state => state,
+            },
+            channels: grant.channels,
+            starts_at: grant.starts_at,
+            ends_at: grant.ends_at,
+            ended_by: grant.ended_by,
+        }),
+        may_answer,
+    })
+}
+
+async fn shown_by_id(ctx: &Ctx, person: &VerifiedPerson, id: &RequestId) -> Result<Request, Problem> {
+    let mut conn = ctx.db.pool().acquire().await?;
+    let (request, device) = readable(ctx, &mut conn, person, id).await?;
+    Ok(shown(ctx, &mut conn, person, request, device).await?)
+}
+
+/// Asks for access. What policy refuses at once is a 403 that says what would have been allowed; the
+/// refused request stays in the history.
+#[utoipa::path(post, path = "/v1/requests", tag = "requests", request_body = Ask,
+    responses((status = 201, body = Request), (status = 400), (status = 401), (status = 403), (status = 404)))]
+async fn ask(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Json(ask): Json<Ask>,
+) -> Result<(StatusCode, JsonOut<Request>), Problem> {
+    let limits = Limits {
+        lapse_after: ctx.config.requests.lapse_after,
+        pending_per_person: ctx.config.requests.pending_per_person,
+    };
+    let now = ctx.clock.now();
+    let mut tx = ctx.db.begin().await?;
+    let (id, outcome, recorded) = submit(&mut tx, &person, ask, &ctx.policies.current(), limits, now).await?;
+    tx.commit(recorded).await?;
+    ctx.request_changed(&id);
+    metrics::counter!("daypass_requests_total").increment(1);
+    match outcome {
+        Outcome::Denied(refusal) => Err(denied(&id, &refusal.reason, &refusal.would_allow)),
+        Outcome::Granted { .. } | Outcome::Waiting { .. } => {
+            Ok((StatusCode::CREATED, JsonOut(shown_by_id(&ctx, &person, &id).await?)))
+        }
+    }
+}
+
+fn denied(id: &RequestId, reason: &str, would_allow: &[String]) -> Problem {
+    let problem = Problem::forbidden("policy", format!("{id} is refused. {reason}"));
+    if would_allow.is_empty() {
+        problem
+    } else {
+        problem.hint(format!("Would be possible: {}.", would_allow.join("; ")))
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    state: Option<RequestState>,
+    #[serde(default)]
+    mine: bool,
+    /// Only those that the caller may answer now.
+    #[serde(default)]
+    answerable: bool,
+    #[param(value_type = Option<String>)]
+    device: Option<DeviceId>,
+    /// `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<RequestId>,
+}
+
+/// Requests that the caller may read, newest first.
+#[utoipa::path(get, path = "/v1/requests", tag = "requests", params(ListQuery),
+    responses((status = 200, body = Page<Request>), (status = 401), (status = 403)))]
+async fn list(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<JsonOut<Page<Request>>, Problem> {
+    ctx.authorize(&person, Action::ListRequests, &Resource::Fleet).await?;
+    let mut conn = ctx.db.pool().acquire().await?;
+    let before = match &query.after {
+        Some(id) => store::find(&mut conn, id).await?.map(|request| (request.asked_at, request.id)),
+        None => None,
+    };
+    let mut filter = store::Filter {
+        state: if query.answerable { Some(RequestState::Pending) } else { query.state },
+        person: query.mine.then(|| person.id().clone()),
+        device: query.device,
+        before,
+    };
+    let mut items = Vec::new();
+    let mut looked_at = 0;
+    loop {
+        let rows = store::list_newest(&mut conn, &filter, 100).await?;
+        let whole = rows.len() < 100;
+        for request in rows {
+            looked_at += 1;
+            filter.before = Some((request.asked_at, request.id.clone()));
+            let Some(device) = store::device_facts(&mut conn, &request.device).await? else { continue };
+            let facts = request.facts(device.clone());
+            if !ctx.permits(&person, Action::ReadRequest, &Resource::Request(&facts)) {
+                continue;
+            }
+            let item = shown(&ctx, &mut conn, &person, request, device).await?;
+            if (query.answerable && !item.may_answer) || query.state.is_some_and(|state| state != item.state)
+            {
+                continue;
+            }
+            items.push(item);
+            if items.len() == PAGE {
+                break;
+            }
+        }
+        if whole && items.len() < PAGE {
+            return Ok(JsonOut(Page { items, next: None }));
+        }
+        if items.len() == PAGE || looked_at >= LOOKED_AT {
+            let next = filter.before.map(|(_, id)| id.to_string());
+            return Ok(JsonOut(Page { items, next }));
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct WaitQuery {
+    /// Seconds, at most 60: wait until the request is not in `state` any more.
+    wait_s: Option<u64>,
+    state: Option<RequestState>,
+}
+
+/// One request. With `wait_s` and `state` the answer comes when it is no longer in that state, or after
+/// that time.
+#[utoipa::path(get, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path), WaitQuery),
+    responses((status = 200, body = Request), (status = 401), (status = 404)))]
+async fn show(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Path(id): Path<RequestId>,
+    Query(query): Query<WaitQuery>,
+) -> Result<JsonOut<Request>, Problem> {
+    // Subscribed before the first look, so that no change falls between.
+    let mut changes = ctx.changed_requests.subscribe();
+    let until = tokio::time::Instant::now() + Duration::from_secs(query.wait_s.unwrap_or(0).min(60));
+    loop {
+        let request = shown_by_id(&ctx, &person, &id).await?;
+        if query.state != Some(request.state) || tokio::time::Instant::now() >= until {
+            return Ok(JsonOut(request));
+        }
+        let changed = async {
+            // A receiver that lagged looks again; one that is closed waits for the time.
+            while let Ok(changed) = changes.recv().await {
+                if changed == id {
+                    return;
+                }
+            }
+        };
+        // At least every few seconds: another broker may share the database.
+        let pause = tokio::time::sleep(Duration::from_secs(3));
+        tokio::select! {
+            () = changed => {}
+            () = pause => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = ctx.stopping.cancelled() => return Ok(JsonOut(request)),
+        }
+    }
+}
+
+async fn answer(
+    ctx: &Ctx,
+    person: &VerifiedPerson,
+    id: &RequestId,
+    answer: approval::Answer,
+) -> Result<JsonOut<Request>, Problem> {
+    let now = ctx.clock.now();
+    let mut tx = ctx.db.begin().await?;
+    readable(ctx, tx.conn(), person, id).await?;
+    let request = store::find_for_update(&mut tx, id).await?.ok_or_else(|| no_such(id))?;
+    let (_outcome, recorded) =
+        approval::answer(&mut tx, person, &request, answer, &ctx.policies.current(), now).await?;
+    tx.commit(recorded).await?;
+    ctx.request_changed(id);
+    Ok(JsonOut(shown_by_id(ctx, person, id).await?))
+}
+
+/// Approves a request, whole or narrower.
+#[utoipa::path(post, path = "/v1/requests/{id}/approve", tag = "requests", params(("id" = String, Path)),
+    request_body = Approval,
+    responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
+async fn approve(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Path(id): Path<RequestId>,
+    Json(approval): Json<Approval>,
+) -> Result<JsonOut<Request>, Problem> {
+    answer(&ctx, &person, &id, approval::Answer::Approve(approval)).await
+}
+
+/// Refuses a request, and says why.
+#[utoipa::path(post, path = "/v1/requests/{id}/deny", tag = "requests", params(("id" = String, Path)),
+    request_body = Denial,
+    responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
+async fn deny(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Path(id): Path<RequestId>,
+    Json(denial): Json<Denial>,
+) -> Result<JsonOut<Request>, Problem> {
+    answer(&ctx, &person, &id, approval::Answer::Deny { comment: denial.comment }).await
+}
+
+/// Takes a pending request back.
+#[utoipa::path(post, path = "/v1/requests/{id}/cancel", tag = "requests", params(("id" = String, Path)),
+    responses((status = 200, body = Request), (status = 401), (status = 403), (status = 404), (status = 409)))]
+async fn take_back(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Path(id): Path<RequestId>,
+) -> Result<JsonOut<Request>, Problem> {
+    let (request, device) = {
+        let mut conn = ctx.db.pool().acquire().await?;
+        readable(&ctx, &mut conn, &person, &id).await?
+    };
+    ctx.authorize(&person, Action::Cancel, &Resource::Request(&request.facts(device))).await?;
+    let mut tx = ctx.db.begin().await?;
+    let request = store::find_for_update(&mut tx, &id).await?.ok_or_else(|| no_such(&id))?;
+    let recorded = cancel(&mut tx, &person, &request, ctx.clock.now()).await?;
+    tx.commit(recorded).await?;
+    ctx.request_changed(&id);
+    Ok(JsonOut(shown_by_id(&ctx, &person, &id).await?))
+}
+
+/// Ends a live grant now, and the sessions under it.
+#[utoipa::path(post, path = "/v1/requests/{id}/revoke", tag = "requests", params(("id" = String, Path)),
+    request_body = WithReason,
+    responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
+async fn revoke(
+    State(ctx): State<Ctx>,
+    Caller(person): Caller,
+    Path(id): Path<RequestId>,
+    Json(why): Json<WithReason>,
+) -> Result<JsonOut<Request>, Problem> {
+    let (request, device) = {
+        let mut conn = ctx.db.pool().acquire().await?;
+        readable(&ctx, &mut conn, &person, &id).await?
+    };
+    ctx.authorize(&person, Action::RevokeGrant, &Resource::Request(&request.facts(device))).await?;
+    let mut tx = ctx.db.begin().await?;
+    let live = store::grant(tx.conn(), &id).await?.ok_or_else(|| {
+        Problem::conflict("not_granted", format!("{id} was never granted.")).hint("Cancel it instead.")
+    })?;
+    let revoked = approval::revoke(&mut tx, &person, &live, &why.reason, ctx.clock.now()).await?;
+    let recorded =
+        revoked.ok_or_else(|| Problem::conflict("not_live", format!("The grant {id} is over already.")))?;
+    tx.commit(recorded).await?;
+    let end = End::with(EndReason::Revoked, format!("by {}: {}", person.email(), why.reason.trim()));
+    ctx.sessions.end_where(|session| session.grant == id, &end);
+    ctx.request_changed(&id);
+    Ok(JsonOut(shown_by_id(&ctx, &person, &id).await?))
+}
