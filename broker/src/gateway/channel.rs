@@ -54,7 +54,7 @@ pub async fn run<D: Door>(live: Arc<Live<D>>, start: Start<D>) {
     let mut ended = live.ended.subscribe();
     let (output, mut messages) = mpsc::channel(QUEUE);
     let opened = async {
-        let session = live.session(&person, &device, &login, client).await?;
+        let session = live.session(&person, &device, &login, kind.channel_kind(), client).await?;
         let notices = session.notices();
         let open = session.open_channel(kind, env, EngineerChannel { input, output });
         timeout(live.inside.limits.step, open)

@@ -5,6 +5,7 @@
 
 use crate::session::wire::EngineerChannel;
 use async_trait::async_trait;
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey};
 use daypass_protocol::tunnel::open::OpenKind;
@@ -154,12 +155,13 @@ pub trait Door: Send + Sync + 'static {
     /// The key and host certificate under a device's name, for the inner hop of `ssh -J`.
     async fn host_identity(&self, device: &DeviceId) -> Result<HostIdentity, Refusal>;
 
-    /// Begins the session: once per connection, at its first channel; asked again if it was refused.
+    /// Begins the session: once per connection, at its first channel, whose kind is told; asked again if it was refused.
     async fn begin(
         &self,
         person: &Self::Person,
         device: &DeviceId,
         login: &Login,
+        kind: ChannelKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal>;
 

@@ -7,6 +7,7 @@ use super::pipe::PipeIn;
 use super::transport::Control;
 use crate::session::wire::{FromEngineer, InputQueue};
 use bytes::{Bytes, BytesMut};
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::frame::MAX_DATA;
@@ -199,10 +200,11 @@ impl<D: Door> Live<D> {
         person: &D::Person,
         device: &DeviceId,
         login: &Login,
+        kind: ChannelKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         let begin = async {
-            let begin = self.inside.door.begin(person, device, login, client);
+            let begin = self.inside.door.begin(person, device, login, kind, client);
             let session = timeout(self.inside.limits.step, begin)
                 .await
                 .map_err(|_| Refusal::new("the session could not begin in time").hint("try again"))??;

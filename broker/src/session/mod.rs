@@ -1,6 +1,186 @@
 //! Sessions: one connection of one person to one device under one grant.
+//!
+//! `opening → open → ended(reason)`. [`open`] is the only way in: it finds the live grant, asks policy once
+//! more, takes a [`Permit`], has one certificate minted, and starts the recorder; without each of these
+//! there is nothing to call next. [`join`] lets bytes flow between engineer and device, through the
+//! recorder. Whatever ends a session (the window, a revocation, a person, the device's state, policy, the
+//! recorder) ends it through [`Live::end`], and everything that runs for it watches for that.
 
+mod door;
+#[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
+pub mod http;
+mod join;
+mod open;
 mod permit;
+pub mod store;
 pub mod wire;
 
+pub use door::GatewayDoor;
+pub(crate) use open::still_allowed;
+pub use open::{Client, OpenRefused, open};
 pub use permit::Permit;
+
+use daypass_protocol::api::EndReason;
+use daypass_protocol::channel::ChannelSet;
+use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
+use daypass_protocol::time::Timestamp;
+use daypass_protocol::tunnel::frame::CloseCode;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{broadcast, watch};
+
+/// Why a session ends: for the record, and in words for both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    pub reason: EndReason,
+    /// Who, where a person did it; what, where something failed. For the record.
+    pub detail: Option<String>,
+}
+
+impl End {
+    pub fn because(reason: EndReason) -> Self {
+        Self { reason, detail: None }
+    }
+
+    pub fn with(reason: EndReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: Some(detail.into()) }
+    }
+
+    /// The line that the engineer sees.
+    pub fn message(&self) -> String {
+        let detail = self.detail.as_deref().unwrap_or_default();
+        match self.reason {
+            EndReason::Closed => "the session is closed".to_owned(),
+            EndReason::Expired => "your access has ended: its time is over".to_owned(),
+            EndReason::Revoked => format!("your access was revoked {detail}"),
+            EndReason::EndedByPerson => format!("the session was ended {detail}"),
+            EndReason::DeviceSuspended => format!("the device was suspended: {detail}"),
+            EndReason::DeviceLost => "the connection to the device is lost".to_owned(),
+            EndReason::RecorderFailed => {
+                "recording failed, and nothing happens here unrecorded; ask the operator of the broker"
+                    .to_owned()
+            }
+            EndReason::PolicyChanged => format!("policy does not allow this session any more: {detail}"),
+            EndReason::BrokerStopped => "the broker is stopping".to_owned(),
+            EndReason::Interrupted => "the session was interrupted".to_owned(),
+            EndReason::Failed => "the session failed; the cause is in the broker's log".to_owned(),
+        }
+        .trim_end()
+        .to_owned()
+    }
+
+    fn close_code(&self) -> CloseCode {
+        match self.reason {
+            EndReason::Closed => CloseCode::Done,
+            EndReason::Expired => CloseCode::Expired,
+            EndReason::DeviceSuspended => CloseCode::Suspended,
+            EndReason::Failed | EndReason::RecorderFailed => CloseCode::Failed,
+            _ => CloseCode::Ended,
+        }
+    }
+}
+
+/// A session that runs.
+#[derive(Debug)]
+pub struct Live {
+    pub id: SessionId,
+    pub grant: RequestId,
+    pub person: PersonId,
+    pub device: DeviceId,
+    pub login: Login,
+    pub channels: ChannelSet,
+    pub ends_at: Timestamp,
+    end: watch::Sender<Option<End>>,
+    notices: broadcast::Sender<String>,
+}
+
+impl Live {
+    fn new(permit: &Permit, person: PersonId) -> Self {
+        Self {
+            id: permit.session.clone(),
+            grant: permit.grant.clone(),
+            person,
+            device: permit.device.clone(),
+            login: permit.login.clone(),
+            channels: permit.channels.clone(),
+            ends_at: permit.ends_at,
+            end: watch::Sender::new(None),
+            notices: broadcast::channel(8).0,
+        }
+    }
+
+    /// Ends the session; the first reason stands.
+    pub fn end(&self, end: End) {
+        self.end.send_if_modified(|held| {
+            let first = held.is_none();
+            if first {
+                *held = Some(end);
+            }
+            first
+        });
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&self) -> End {
+        let mut watch = self.end.subscribe();
+        // The sender lives in self, so waiting cannot fail.
+        match watch.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(|| End::because(EndReason::Failed)),
+            Err(_) => End::because(EndReason::Failed),
+        }
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    /// Shows a line on the session's terminals.
+    pub fn notice(&self, line: String) {
+        // No terminal, nobody to show it to.
+        let _ = self.notices.send(line);
+    }
+}
+
+/// The sessions that run in this broker.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<HashMap<SessionId, Arc<Live>>>);
+
+impl Sessions {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Live>>> {
+        // A panic while holding the lock leaves a map that is still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, live: Arc<Live>) {
+        self.locked().insert(live.id.clone(), live);
+    }
+
+    fn remove(&self, id: &SessionId) {
+        self.locked().remove(id);
+    }
+
+    pub fn get(&self, id: &SessionId) -> Option<Arc<Live>> {
+        self.locked().get(id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        self.locked().values().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.locked().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends every session that `which` picks; how many.
+    pub fn end_where(&self, which: impl Fn(&Live) -> bool, end: &End) -> usize {
+        let picked: Vec<_> = self.all().into_iter().filter(|live| which(live)).collect();
+        for live in &picked {
+            live.end(end.clone());
+        }
+        picked.len()
+    }
+}

@@ -9,6 +9,7 @@ use daypass_broker::gateway::{
 };
 use daypass_broker::session::wire::{EngineerChannel, FromEngineer, ToEngineer};
 use daypass_protocol::certificate::{self, Expectation, Principal, Refusal as Wrong};
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::certificate::{Builder, CertType};
 use daypass_protocol::ssh_key::private::Ed25519Keypair;
@@ -174,6 +175,7 @@ impl Door for TestDoor {
         person: &Person,
         device: &DeviceId,
         login: &Login,
+        _kind: ChannelKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         if login.as_str() == "root" {

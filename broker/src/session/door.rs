@@ -1,0 +1,205 @@
+//! What stands behind the gateway: sign-in by certificate, and sessions.
+
+use super::join::Running;
+use super::open::{Client, open};
+use crate::audit::{self, Actor, Event, Kind};
+use crate::broker::Ctx;
+use crate::certificate::issue;
+use crate::gateway::{self, Door, EndNotice, HostIdentity, NotAuthenticated, Refusal, Refused, SessionDoor};
+use crate::login::{self, VerifiedPerson};
+use crate::session::wire::EngineerChannel;
+use async_trait::async_trait;
+use daypass_protocol::api::EndReason;
+use daypass_protocol::certificate::{self, Expectation};
+use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::ids::{DeviceId, Login};
+use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey};
+use daypass_protocol::time::Timestamp;
+use daypass_protocol::tunnel::open::OpenKind;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// How long a host certificate of an inner hop lives. It is made again when half of that is over.
+const HOST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most host certificates of inner hops kept at hand.
+const MOST_HOSTS: usize = 10_000;
+
+/// The gateway's door to the rest of the broker.
+#[derive(Debug)]
+pub struct GatewayDoor {
+    ctx: Ctx,
+    /// The key of every inner hop; each device's name gets its own certificate over it.
+    key: PrivateKey,
+    hosts: Mutex<HashMap<DeviceId, (Certificate, Timestamp)>>,
+}
+
+impl GatewayDoor {
+    pub fn new(ctx: Ctx) -> Result<Self, crate::random::NoRandomness> {
+        Ok(Self { ctx, key: crate::certificate::signer::generate()?, hosts: Mutex::default() })
+    }
+}
+
+#[async_trait]
+impl Door for GatewayDoor {
+    type Person = VerifiedPerson;
+
+    async fn authenticate(
+        &self,
+        certificate: &Certificate,
+        source: SocketAddr,
+    ) -> Result<VerifiedPerson, NotAuthenticated> {
+        let now = self.ctx.clock.now();
+        let cas = [self.ctx.keys.identity.public_key().clone()];
+        let verified = certificate::verify(
+            certificate,
+            &Expectation {
+                cas: &cas,
+                principal: None,
+                now,
+                source: Some(source.ip()),
+                // Revocations of identity certificates are rows of the register, asked below.
+                revoked_serials: &[],
+            },
+        );
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(refusal) => {
+                tracing::warn!(%source, cause = %refusal, "an identity certificate was refused");
+                return Err(match refusal {
+                    certificate::Refusal::Expired { .. } => NotAuthenticated::Known(
+                        Refusal::new("your identity certificate has expired").hint("run: daypass login"),
+                    ),
+                    certificate::Refusal::NotYetValid { .. } => {
+                        NotAuthenticated::Known(Refusal::new("your identity certificate is not valid yet"))
+                    }
+                    _ => NotAuthenticated::Stranger,
+                });
+            }
+        };
+        login::from_identity_certificate(&self.ctx.db, &verified, now).await.map_err(|error| {
+            tracing::warn!(%source, cause = %error, "an identity certificate was refused");
+            NotAuthenticated::Known(
+                Refusal::new("your sign-in is not valid any more").hint("run: daypass login"),
+            )
+        })
+    }
+
+    async fn bare_key(&self, key: &PublicKey) -> Option<Refusal> {
+        let found = sqlx::query(
+            "SELECT MAX(valid_before) AS until FROM certificate WHERE kind = 'identity' AND key_fingerprint = $1",
+        )
+        .bind(daypass_protocol::signed::fingerprint(key))
+        .fetch_one(self.ctx.db.pool())
+        .await;
+        let until: Option<i64> = match found {
+            Ok(row) => sqlx::Row::try_get(&row, "until").ok().flatten(),
+            Err(error) => {
+                tracing::error!(%error, "looking for a certificate");
+                None
+            }
+        };
+        until.map(|until| {
+            if Timestamp(until) <= self.ctx.clock.now() {
+                Refusal::new("your identity certificate has expired").hint("run: daypass login")
+            } else {
+                Refusal::new("a key alone opens nothing here")
+                    .hint("offer its certificate: daypass setup ssh")
+            }
+        })
+    }
+
+    fn same_person(&self, a: &VerifiedPerson, b: &VerifiedPerson) -> bool {
+        a.id() == b.id()
+    }
+
+    async fn host_identity(&self, device: &DeviceId) -> Result<HostIdentity, Refusal> {
+        let now = self.ctx.clock.now();
+        let held = self.hosts.lock().unwrap_or_else(PoisonError::into_inner).get(device).cloned();
+        if let Some((certificate, until)) = held
+            && now + HOST_LIFETIME / 2 < until
+        {
+            return Ok(HostIdentity { key: self.key.clone(), certificate });
+        }
+        // For any name that could be a device's: whether it exists is told only to those who may know.
+        let until = now + HOST_LIFETIME;
+        let names = vec![device.to_string(), format!("{device}.{}", self.ctx.config.ssh.host_suffix)];
+        let minted = async {
+            let mut tx = self.ctx.db.begin().await?;
+            let key = self.key.public_key();
+            let known = crate::request::store::device_facts(tx.conn(), device).await?.is_some();
+            let (certificate, recorded) =
+                issue::host(&mut tx, &self.ctx.keys, names, known.then_some(device), key, now, until).await?;
+            tx.commit(recorded).await?;
+            Ok::<_, issue::IssueError>(certificate)
+        };
+        let certificate = minted.await.map_err(|error| {
+            tracing::error!(%error, %device, "no host certificate");
+            Refusal::new("the broker could not prove the device's name; the cause is in its log")
+        })?;
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MOST_HOSTS {
+            hosts.clear();
+        }
+        hosts.insert(device.clone(), (certificate.clone(), until));
+        Ok(HostIdentity { key: self.key.clone(), certificate })
+    }
+
+    async fn begin(
+        &self,
+        person: &VerifiedPerson,
+        device: &DeviceId,
+        login: &Login,
+        kind: ChannelKind,
+        client: gateway::Client,
+    ) -> Result<Arc<dyn SessionDoor>, Refusal> {
+        let kex = [client.kex, client.outer_kex].into_iter().flatten().collect::<Vec<_>>().join(" via ");
+        let client = Client { address: client.address, version: client.version, kex };
+        match open(&self.ctx, person, device, login, kind, &client).await {
+            Ok(opened) => Ok(Arc::new(GatewaySession(Running::start(self.ctx.clone(), opened)))),
+            Err(refused) => Err(Refusal { hint: refused.hint(), message: refused.to_string() }),
+        }
+    }
+
+    async fn refused(&self, person: Option<&VerifiedPerson>, refused: Refused) {
+        let actor =
+            person.map_or_else(|| Actor::Stranger(refused.source.ip().to_string()), VerifiedPerson::actor);
+        let mut event = Event::new(Kind::GatewayRefused, actor).detail(serde_json::json!({
+            "what": refused.kind.as_str(), "message": refused.message, "source": refused.source.to_string(),
+        }));
+        event.device = refused.device;
+        metrics::counter!("daypass_gateway_refused_total", "what" => refused.kind.as_str()).increment(1);
+        if let Err(error) = audit::note(&self.ctx.db, self.ctx.clock.now(), event).await {
+            tracing::error!(%error, "a refusal of the gateway could not be entered in the audit log");
+        }
+    }
+}
+
+/// A running session, as the gateway sees it.
+struct GatewaySession(Arc<Running>);
+
+#[async_trait]
+impl SessionDoor for GatewaySession {
+    async fn open_channel(
+        &self,
+        kind: OpenKind,
+        env: Vec<(String, String)>,
+        engineer: EngineerChannel,
+    ) -> Result<(), Refusal> {
+        self.0.open_channel(kind, env, engineer).await.map_err(|refused| Refusal::new(refused.to_string()))
+    }
+
+    fn notices(&self) -> broadcast::Receiver<String> {
+        self.0.live().notices.subscribe()
+    }
+
+    async fn ended(&self) -> EndNotice {
+        EndNotice { message: self.0.live().ended().await.message() }
+    }
+
+    async fn closed(&self) {
+        self.0.live().end(super::End::because(EndReason::Closed));
+    }
+}

@@ -1,0 +1,377 @@
+//! Joining: a running session, its channels, and the one place where it ends.
+
+use super::open::{BY_BROKER, Opened};
+use super::wire::{DeviceChannel, EngineerChannel, FromDevice, FromEngineer, ToDevice, ToEngineer};
+use super::{End, Live, store};
+use crate::audit::{self, Event, Kind};
+use crate::broker::Ctx;
+use crate::recording::{ChannelFacts, ChannelRecorder, RecordError, Recorder};
+use crate::tunnel::{OpenAsk, OpenError, Tunnel};
+use daypass_protocol::api::EndReason;
+use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::tunnel::control;
+use daypass_protocol::tunnel::frame::CloseCode;
+use daypass_protocol::tunnel::open::OpenKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
+
+/// How long before the end a terminal is told.
+const WARNING: Duration = Duration::from_secs(60);
+/// What a channel may take to hand over its last messages once the session is over.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a channel does not open, in words for the engineer.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelRefused {
+    #[error("your grant does not include {0}")]
+    NotGranted(daypass_protocol::channel::ChannelKind),
+    #[error("this session has {0} channels open already; that is the limit")]
+    TooMany(u32),
+    #[error("{}", .0.message())]
+    Over(End),
+    #[error("{0}")]
+    Device(#[from] OpenError),
+    #[error("recording failed, and nothing happens here unrecorded")]
+    Recorder,
+    #[error("the broker could not open the channel; the cause is in its log")]
+    Failed,
+}
+
+/// A session that runs. Dropped by the gateway with the connection; what runs for it ends with
+/// [`Live::end`].
+#[derive(Debug)]
+pub struct Running {
+    ctx: Ctx,
+    live: Arc<Live>,
+    tunnel: Arc<Tunnel>,
+    certificate: String,
+    key: PrivateKey,
+    /// Taken when the session ends: without it there is nothing to record into, and no channel opens.
+    recorder: Arc<Mutex<Option<Recorder>>>,
+    numbers: AtomicU32,
+    open: Arc<AtomicU32>,
+    channels: TaskTracker,
+}
+
+impl Running {
+    /// Starts what watches over the session and ends it.
+    pub fn start(ctx: Ctx, opened: Opened) -> Arc<Self> {
+        let Opened { live, tunnel, certificate, key, recorder } = opened;
+        let failed = recorder.failed();
+        let running = Arc::new(Self {
+            ctx: ctx.clone(),
+            live: live.clone(),
+            tunnel: tunnel.clone(),
+            certificate,
+            key,
+            recorder: Arc::new(Mutex::new(Some(recorder))),
+            numbers: AtomicU32::new(0),
+            open: Arc::new(AtomicU32::new(0)),
+            channels: TaskTracker::new(),
+        });
+        metrics::gauge!("daypass_sessions_live").increment(1.0);
+        let (watch, keeper) = (live.clone(), ctx.clone());
+        ctx.tasks.spawn(async move {
+            tokio::select! {
+                _ = watch.ended() => {}
+                () = expiry(&keeper, &watch) => watch.end(End::because(EndReason::Expired)),
+                error = failed => {
+                    tracing::error!(%error, session = %watch.id, "the recorder failed");
+                    watch.end(End::with(EndReason::RecorderFailed, error.to_string()));
+                }
+                () = tunnel.closed() => watch.end(End::because(EndReason::DeviceLost)),
+            }
+        });
+        let (keeper, watch) = (running.clone(), live);
+        ctx.tasks.spawn(async move {
+            let end = watch.ended().await;
+            keeper.finish(&end).await;
+        });
+        running
+    }
+
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Opens one channel: the gate, the recorder, the device, in this order; then bytes flow.
+    pub async fn open_channel(
+        &self,
+        kind: OpenKind,
+        env: Vec<(String, String)>,
+        engineer: EngineerChannel,
+    ) -> Result<(), ChannelRefused> {
+        let result = self.try_open_channel(kind, env, engineer).await;
+        if let Err(refused) = &result {
+            let event = Event::new(Kind::ChannelRefused, BY_BROKER)
+                .session(&self.live.id)
+                .device(&self.live.device)
+                .detail(serde_json::json!({ "reason": refused.to_string() }));
+            if let Err(error) = audit::note(&self.ctx.db, self.ctx.clock.now(), event).await {
+                tracing::error!(%error, "a refused channel could not be entered in the audit log");
+            }
+        }
+        result
+    }
+
+    async fn try_open_channel(
+        &self,
+        kind: OpenKind,
+        env: Vec<(String, String)>,
+        engineer: EngineerChannel,
+    ) -> Result<(), ChannelRefused> {
+        let channel_kind = kind.channel_kind();
+        if !self.live.channels.contains(channel_kind) {
+            return Err(ChannelRefused::NotGranted(channel_kind));
+        }
+        let limit = self.ctx.config.sessions.channels_per_session;
+        let room = Room::take(&self.open, limit).ok_or(ChannelRefused::TooMany(limit))?;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+
+        let recorder = {
+            let held = self.recorder.lock().await;
+            let recorder = held.as_ref().ok_or_else(|| self.over())?;
+            let facts = ChannelFacts {
+                kind: channel_kind,
+                pty: kind.pty().cloned(),
+                command: match &kind {
+                    OpenKind::Exec { command, .. } => Some(command.0.clone()),
+                    _ => None,
+                },
+            };
+            recorder.channel(number, facts).await.map_err(|error| {
+                self.recorder_failed(&error);
+                ChannelRefused::Recorder
+            })?
+        };
+
+        let ask = OpenAsk {
+            session: self.live.id.clone(),
+            channel: number,
+            login: self.live.login.clone(),
+            certificate: self.certificate.clone(),
+            kind: kind.clone(),
+            env,
+        };
+        // The end of the session ends the attempt too.
+        let opened = tokio::select! {
+            _ = self.live.ended() => Err(self.over()),
+            opened = self.tunnel.open(ask, &self.key) => opened.map_err(ChannelRefused::from),
+        };
+        let device = match opened {
+            Ok(device) => device,
+            Err(refused) => {
+                if let Err(error) = recorder.close().await {
+                    self.recorder_failed(&error);
+                }
+                return Err(refused);
+            }
+        };
+        let event = Event::new(Kind::ChannelOpened, BY_BROKER)
+            .session(&self.live.id)
+            .device(&self.live.device)
+            .detail(serde_json::json!({
+                "channel": number, "kind": channel_kind, "pty": kind.pty().is_some(),
+                "command": match &kind {
+                    OpenKind::Exec { command, .. } => Some(String::from_utf8_lossy(&command.0).into_owned()),
+                    _ => None,
+                },
+            }));
+        if let Err(error) = audit::note(&self.ctx.db, self.ctx.clock.now(), event).await {
+            tracing::error!(%error, session = %self.live.id, "a channel could not be entered in the audit log");
+            let close = ToDevice::Close { code: CloseCode::Failed, message: "not recorded".to_owned() };
+            // Best effort: dropping the channel closes it too.
+            let _ = device.input.try_send(close);
+            return Err(ChannelRefused::Failed);
+        }
+        metrics::counter!("daypass_channels_opened_total", "kind" => channel_kind.as_str()).increment(1);
+        let live = self.live.clone();
+        self.channels.spawn(async move {
+            let _room = room;
+            join(&live, engineer, device, recorder).await;
+        });
+        Ok(())
+    }
+
+    fn over(&self) -> ChannelRefused {
+        ChannelRefused::Over(
+            self.live.end.borrow().clone().unwrap_or_else(|| End::because(EndReason::Closed)),
+        )
+    }
+
+    fn recorder_failed(&self, error: &RecordError) {
+        tracing::error!(%error, session = %self.live.id, "the recorder failed");
+        self.live.end(End::with(EndReason::RecorderFailed, error.to_string()));
+    }
+
+    /// The one place where a session ends: channels closed, processes on the device told to go, the
+    /// recording closed, the end written down.
+    async fn finish(&self, end: &End) {
+        let told = self
+            .tunnel
+            .send(control::ToDevice::EndSession { session: self.live.id.clone(), reason: end.message() });
+        if tokio::time::timeout(GOODBYE, told).await.is_err() {
+            tracing::warn!(session = %self.live.id, "the device could not be told of the end; its own clock ends the session");
+        }
+        self.channels.close();
+        if tokio::time::timeout(GOODBYE * 2, self.channels.wait()).await.is_err() {
+            tracing::warn!(session = %self.live.id, "channels were still closing when the session was finished");
+        }
+        let recorder = self.recorder.lock().await.take();
+        let mut end = end.clone();
+        if let Some(recorder) = recorder
+            && let Err(error) = recorder.close(end.reason, end.detail.clone()).await
+        {
+            tracing::error!(%error, session = %self.live.id, "the recording did not close");
+            if end.reason == EndReason::Closed {
+                end = End::with(EndReason::RecorderFailed, error.to_string());
+            }
+        }
+        store::finish(&self.ctx, &self.live, &end).await;
+        self.ctx.sessions.remove(&self.live.id);
+        metrics::gauge!("daypass_sessions_live").decrement(1.0);
+        tracing::info!(session = %self.live.id, reason = ?end.reason, "session ended");
+    }
+}
+
+/// Waits for the end of the window, with a warning before it.
+async fn expiry(ctx: &Ctx, live: &Live) {
+    let left = ctx.clock.now().until(live.ends_at);
+    if left > WARNING {
+        tokio::time::sleep(left - WARNING).await;
+        live.notice("daypass: your access ends in one minute".to_owned());
+    }
+    // The wall clock decides, asked again: a sleep may wake early against it.
+    loop {
+        let left = ctx.clock.now().until(live.ends_at);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+/// A place among the channels of a session, given back when dropped.
+struct Room(Arc<AtomicU32>);
+
+impl Room {
+    fn take(open: &Arc<AtomicU32>, limit: u32) -> Option<Self> {
+        open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1)).ok()?;
+        Some(Self(open.clone()))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How one direction of a channel came to its end.
+enum Over {
+    /// The engineer's end is gone.
+    Engineer,
+    /// The device closed the channel.
+    Device,
+    /// The device's end broke off: the tunnel is lost or the device broke the protocol.
+    Lost,
+    Recorder(RecordError),
+}
+
+/// Lets bytes flow until either end closes or the session is over. A byte goes on only after the recorder
+/// has it.
+async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, recorder: ChannelRecorder) {
+    let EngineerChannel { mut input, output } = engineer;
+    let DeviceChannel { input: to_device, output: mut from_device } = device;
+
+    let up = async {
+        loop {
+            let Some(message) = input.recv().await else { return Over::Engineer };
+            let message = match message {
+                FromEngineer::Data(bytes) => {
+                    if let Err(error) = recorder.input(bytes.len()) {
+                        return Over::Recorder(error);
+                    }
+                    ToDevice::Data(bytes)
+                }
+                FromEngineer::Eof => ToDevice::Eof,
+                FromEngineer::Resize(size) => {
+                    if let Err(error) = recorder.resize(size).await {
+                        return Over::Recorder(error);
+                    }
+                    ToDevice::Resize(size)
+                }
+                FromEngineer::Signal(name) => ToDevice::Signal(name),
+            };
+            if to_device.send(message).await.is_err() {
+                // What the device still has to say comes down the other way, which then ends.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let down = async {
+        let mut left = false;
+        loop {
+            let (message, recorded) = match from_device.recv().await {
+                None => return Over::Lost,
+                Some(FromDevice::Closed { .. }) => return Over::Device,
+                Some(FromDevice::Data(bytes)) => {
+                    let recorded = recorder.stdout(&bytes).await;
+                    (ToEngineer::Data(bytes), recorded)
+                }
+                Some(FromDevice::Stderr(bytes)) => {
+                    let recorded = recorder.stderr(&bytes).await;
+                    (ToEngineer::Stderr(bytes), recorded)
+                }
+                // SSH has one EOF for both streams: it is sent with the close.
+                Some(FromDevice::Eof(_)) => continue,
+                Some(FromDevice::Exit(exit)) => {
+                    let recorded = recorder.exit(&exit).await;
+                    (ToEngineer::Exit(exit), recorded)
+                }
+            };
+            if let Err(error) = recorded {
+                return Over::Recorder(error);
+            }
+            if !left && output.send(message).await.is_err() {
+                // Nobody reads any more; what the process still says is recorded all the same.
+                left = true;
+            }
+        }
+    };
+    let over = tokio::select! {
+        end = live.ended() => Err(end),
+        over = up => Ok(over),
+        over = down => Ok(over),
+    };
+
+    let (close, failure) = match over {
+        Err(end) => (Some((end.close_code(), end.message())), None),
+        Ok(Over::Engineer) => (Some((CloseCode::Done, String::new())), None),
+        Ok(Over::Device) => (None, None),
+        Ok(Over::Lost) => (Some((CloseCode::Failed, String::new())), None),
+        Ok(Over::Recorder(error)) => (Some((CloseCode::Failed, "recording failed".to_owned())), Some(error)),
+    };
+    if let Some(error) = failure {
+        tracing::error!(%error, session = %live.id, "the recorder failed");
+        live.end(End::with(EndReason::RecorderFailed, error.to_string()));
+    }
+    let goodbye = async {
+        if let Some((code, message)) = close {
+            // A device that is gone needs no goodbye.
+            let _ = to_device.send(ToDevice::Close { code, message }).await;
+        }
+        for message in [ToEngineer::Eof, ToEngineer::Close] {
+            // Nor does an engineer who has left.
+            let _ = output.send(message).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(GOODBYE, goodbye).await;
+    if let Err(error) = recorder.close().await {
+        tracing::error!(%error, session = %live.id, "a channel's recording did not close");
+        live.end(End::with(EndReason::RecorderFailed, error.to_string()));
+    }
+}

@@ -1,0 +1,289 @@
+//! Opening: grant, policy, permit, certificate, recorder, in this order.
+
+use super::{End, Live, Permit, store};
+use crate::audit::{self, Actor, Event, Kind};
+use crate::broker::Ctx;
+use crate::certificate::{issue, signer};
+use crate::login::VerifiedPerson;
+use crate::policy::{self, Permission, Subject};
+use crate::recording::{Recorder, SessionFacts};
+use crate::request::{StoredGrant, store as requests};
+use crate::tunnel::Tunnel;
+use daypass_protocol::api::{EndReason, RequestState, Verdict};
+use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::ids::{DeviceId, Login, RequestId, SessionId};
+use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::time::Timestamp;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The engineer's client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub address: SocketAddr,
+    /// Identification string, made visible.
+    pub version: String,
+    /// Key exchange towards the engineer.
+    pub kex: String,
+}
+
+/// Why no session opens, in words for the person who asked.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRefused {
+    #[error("you have no live grant for {login} on {device}")]
+    NoGrant { device: DeviceId, login: Login },
+    #[error("your request {request} for {login} on {device} is still waiting for an answer")]
+    Waiting { request: RequestId, device: DeviceId, login: Login },
+    #[error("your grant {grant} does not include {kind}")]
+    KindNotGranted { grant: RequestId, kind: ChannelKind },
+    #[error("policy refuses it now: {0}")]
+    Policy(String),
+    #[error("{0} is not connected")]
+    DeviceOffline(DeviceId),
+    #[error("you have {0} sessions open already; that is the limit")]
+    TooManySessions(usize),
+    #[error("the session cannot be recorded, and nothing happens here unrecorded")]
+    Recorder,
+    #[error("the broker could not open the session; the cause is in its log")]
+    Failed,
+}
+
+impl OpenRefused {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoGrant { device, login } => Some(format!("run: daypass request {device} -l {login}")),
+            Self::Waiting { request, .. } => {
+                Some(format!("wait for it with: daypass requests {request}, or try again in a moment"))
+            }
+            Self::KindNotGranted { .. } => Some("ask for it with: daypass request --channel".to_owned()),
+            Self::DeviceOffline(_) => {
+                Some("it connects by itself when it has power and a network".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Everything that a session is made of, once it may carry bytes.
+#[derive(Debug)]
+pub struct Opened {
+    pub live: Arc<Live>,
+    pub tunnel: Arc<Tunnel>,
+    /// One line; signed for this session alone.
+    pub certificate: String,
+    /// The certificate's key: lives here, for as long as the session does.
+    pub key: PrivateKey,
+    pub recorder: Recorder,
+}
+
+/// Opens a session whose first channel is of `kind`.
+pub async fn open(
+    ctx: &Ctx,
+    person: &VerifiedPerson,
+    device: &DeviceId,
+    login: &Login,
+    kind: ChannelKind,
+    client: &Client,
+) -> Result<Opened, OpenRefused> {
+    let now = ctx.clock.now();
+    let grant = match live_grant(ctx, person, device, login, kind, now).await {
+        Ok(grant) => grant,
+        Err(refused) => {
+            note_refusal(ctx, person, device, &refused).await;
+            return Err(refused);
+        }
+    };
+    let (permit, tunnel) = match permit(ctx, person, &grant, now).await {
+        Ok(taken) => taken,
+        Err(refused) => {
+            note_refusal(ctx, person, device, &refused).await;
+            return Err(refused);
+        }
+    };
+    begin(ctx, person, permit, tunnel, client, now).await
+}
+
+fn failed(what: &'static str) -> impl Fn(sqlx::Error) -> OpenRefused {
+    move |error| {
+        tracing::error!(%error, "{what}");
+        OpenRefused::Failed
+    }
+}
+
+/// The live grant of this person, device and login that has the channel; the one that ends last.
+async fn live_grant(
+    ctx: &Ctx,
+    person: &VerifiedPerson,
+    device: &DeviceId,
+    login: &Login,
+    kind: ChannelKind,
+    now: Timestamp,
+) -> Result<StoredGrant, OpenRefused> {
+    let mut conn = ctx.db.pool().acquire().await.map_err(failed("looking for a grant"))?;
+    let grants = requests::live_grants(&mut conn, person.id(), device, login, now)
+        .await
+        .map_err(failed("looking for a grant"))?;
+    let other = grants.first().map(|grant| grant.request.clone());
+    if let Some(grant) = grants.into_iter().find(|grant| grant.is_live(now) && grant.channels.contains(kind))
+    {
+        return Ok(grant);
+    }
+    if let Some(grant) = other {
+        return Err(OpenRefused::KindNotGranted { grant, kind });
+    }
+    let waiting = requests::Filter {
+        state: Some(RequestState::Pending),
+        person: Some(person.id().clone()),
+        device: Some(device.clone()),
+        before: None,
+    };
+    let waiting = requests::list_newest(&mut conn, &waiting, 20)
+        .await
+        .map_err(failed("looking for waiting requests"))?
+        .into_iter()
+        .find(|request| request.login == *login && request.lapses_at > now);
+    Err(match waiting {
+        Some(request) => {
+            OpenRefused::Waiting { request: request.id, device: device.clone(), login: login.clone() }
+        }
+        None => OpenRefused::NoGrant { device: device.clone(), login: login.clone() },
+    })
+}
+
+/// Asks policy once more, now, about what was granted.
+pub(crate) async fn still_allowed(
+    ctx: &Ctx,
+    subject: Subject,
+    grant: &StoredGrant,
+    now: Timestamp,
+) -> Result<Permission, sqlx::Error> {
+    let mut conn = ctx.db.pool().acquire().await?;
+    let request = requests::find(&mut conn, &grant.request).await?.ok_or(sqlx::Error::RowNotFound)?;
+    let device = requests::device_facts(&mut conn, &grant.device).await?.ok_or(sqlx::Error::RowNotFound)?;
+    let answers = requests::answers(&mut conn, &grant.request).await?;
+    let approved = answers.iter().filter(|answer| answer.verdict == Verdict::Approve);
+    let approvals =
+        policy::Approvals::of(&request.person, approved.map(|answer| (&answer.by.id, answer.teams.iter())));
+    let mut ask = request.as_ask(subject, device);
+    ask.channels = grant.channels.clone();
+    ask.duration = grant.starts_at.until(grant.ends_at);
+    Ok(policy::holds(&ctx.policies.current(), &ask, &approvals, now))
+}
+
+async fn permit(
+    ctx: &Ctx,
+    person: &VerifiedPerson,
+    grant: &StoredGrant,
+    now: Timestamp,
+) -> Result<(Permit, Arc<Tunnel>), OpenRefused> {
+    match still_allowed(ctx, Subject::from(person), grant, now).await.map_err(failed("asking policy"))? {
+        Permission::Permitted { .. } => {}
+        Permission::Refused(refusal) => return Err(OpenRefused::Policy(refusal.reason)),
+    }
+    let own = ctx.sessions.all().iter().filter(|live| live.person == *person.id()).count();
+    if own >= ctx.config.sessions.sessions_per_person as usize {
+        return Err(OpenRefused::TooManySessions(own));
+    }
+    let tunnel =
+        ctx.tunnels.get(&grant.device).ok_or_else(|| OpenRefused::DeviceOffline(grant.device.clone()))?;
+    let random = crate::random::bytes().map_err(|error| {
+        tracing::error!(%error, "no session id");
+        OpenRefused::Failed
+    })?;
+    let label = if person.email().is_empty() { person.id().as_str() } else { person.email() };
+    let permit = Permit {
+        session: SessionId::from_random(random),
+        grant: grant.request.clone(),
+        person_label: label.to_owned(),
+        device: grant.device.clone(),
+        login: grant.login.clone(),
+        channels: grant.channels.clone(),
+        ends_at: grant.ends_at,
+    };
+    Ok((permit, tunnel))
+}
+
+async fn begin(
+    ctx: &Ctx,
+    person: &VerifiedPerson,
+    permit: Permit,
+    tunnel: Arc<Tunnel>,
+    client: &Client,
+    now: Timestamp,
+) -> Result<Opened, OpenRefused> {
+    let live = Arc::new(Live::new(&permit, person.id().clone()));
+    let key = signer::generate().map_err(|error| {
+        tracing::error!(%error, "no session key");
+        OpenRefused::Failed
+    })?;
+
+    // The session's row, its certificate and both events commit together, or none does.
+    let minted = async {
+        let mut tx = ctx.db.begin().await?;
+        store::add(&mut tx, &live, &client.address.to_string(), &client.kex, tunnel.tls_group(), now).await?;
+        let event = Event::new(Kind::SessionOpening, person.actor())
+            .request(&live.grant)
+            .session(&live.id)
+            .device(&live.device)
+            .detail(serde_json::json!({
+                "login": live.login, "client_address": client.address.to_string(),
+                "client_version": client.version, "client_kex": client.kex,
+                "device_kex": tunnel.tls_group(),
+            }));
+        let _opening = audit::append(&mut tx, now, event).await?;
+        let (certificate, recorded) =
+            issue::session(&mut tx, &ctx.keys, permit, key.public_key(), now).await?;
+        tx.commit(recorded).await?;
+        Ok::<_, issue::IssueError>(certificate)
+    };
+    let certificate =
+        minted.await.and_then(|certificate| Ok(certificate.to_openssh()?)).map_err(|error| {
+            tracing::error!(%error, session = %live.id, "a session could not be opened");
+            OpenRefused::Failed
+        })?;
+
+    let facts = SessionFacts {
+        session: live.id.clone(),
+        request: live.grant.clone(),
+        person: person.id().clone(),
+        email: person.email().to_owned(),
+        device: live.device.clone(),
+        login: live.login.clone(),
+        client_address: client.address.to_string(),
+    };
+    let recorder = match ctx.recordings.start(&facts).await {
+        Ok(recorder) => recorder,
+        Err(error) => {
+            tracing::error!(%error, session = %live.id, "the recorder did not start");
+            let end = End::with(EndReason::RecorderFailed, error.to_string());
+            live.end(end.clone());
+            store::finish(ctx, &live, &end).await;
+            return Err(OpenRefused::Recorder);
+        }
+    };
+    if let Err(error) = store::opened(ctx, &live, person.actor()).await {
+        tracing::error!(%error, session = %live.id, "a session could not be opened");
+        let end = End::because(EndReason::Failed);
+        live.end(end.clone());
+        if let Err(error) = recorder.close(end.reason, None).await {
+            tracing::error!(%error, session = %live.id, "the recording of a failed session did not close");
+        }
+        store::finish(ctx, &live, &end).await;
+        return Err(OpenRefused::Failed);
+    }
+    ctx.sessions.add(live.clone());
+    Ok(Opened { live, tunnel, certificate, key, recorder })
+}
+
+/// A refusal at the door is evidence too: who wanted in where, and why not.
+async fn note_refusal(ctx: &Ctx, person: &VerifiedPerson, device: &DeviceId, refused: &OpenRefused) {
+    let event = Event::new(Kind::SessionRefused, person.actor())
+        .device(device)
+        .detail(serde_json::json!({ "reason": refused.to_string() }));
+    if let Err(error) = audit::note(&ctx.db, ctx.clock.now(), event).await {
+        tracing::error!(%error, "a refusal could not be entered in the audit log");
+    }
+}
+
+/// Who the audit log names for what the broker does by itself.
+pub(super) const BY_BROKER: Actor = Actor::Broker;
