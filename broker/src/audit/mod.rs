@@ -10,7 +10,7 @@ pub mod verify;
 
 pub use event::{Actor, Event, Kind};
 
-use crate::db::Tx;
+use crate::db::{Db, Tx};
 use daypass_protocol::time::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
@@ -63,6 +63,13 @@ pub async fn append(tx: &mut Tx, at: Timestamp, event: Event) -> Result<Recorded
     .await?;
     sqlx::query("UPDATE audit_head SET hash = $1 WHERE one = 1").bind(hash).execute(tx.conn()).await?;
     Ok(Recorded { _private: () })
+}
+
+/// Appends one event that goes with no other change of state: a refusal, a channel.
+pub async fn note(db: &Db, at: Timestamp, event: Event) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin().await?;
+    let recorded = append(&mut tx, at, event).await?;
+    tx.commit(recorded).await
 }
 
 /// The fields of an event that its hash covers: all of them.

@@ -5,6 +5,8 @@
 
 mod chain;
 mod files;
+#[cfg(test)]
+mod tests;
 
 use crate::db::Db;
 use crate::recording::store as recordings;
