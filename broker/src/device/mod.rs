@@ -3,6 +3,9 @@
 mod bundle;
 mod changes;
 pub mod enrolment;
+#[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
+pub mod http;
+pub mod lines;
 mod state;
 pub mod store;
 #[cfg(test)]

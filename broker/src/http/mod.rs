@@ -1,7 +1,13 @@
-//! What the broker's HTTP handlers share.
+//! The HTTPS port: accept loop, routes, errors, and what the handlers share.
 
 pub mod connection;
+pub mod console;
+pub mod json;
+mod me;
+pub mod ops;
 pub mod page;
 pub mod problem;
+pub mod router;
+pub mod server;
 
 pub use problem::Problem;

@@ -1,0 +1,53 @@
+//! What the people who run the broker look at: health, readiness, metrics.
+
+use crate::broker::Ctx;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+
+pub fn routes() -> Router<Ctx> {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
+}
+
+/// Ready when the database answers and recordings can be written; otherwise says what is missing.
+async fn ready(State(ctx): State<Ctx>) -> (StatusCode, String) {
+    if let Err(error) = sqlx::query("SELECT 1").execute(ctx.db.pool()).await {
+        tracing::error!(%error, "not ready: the database does not answer");
+        return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n".to_owned());
+    }
+    if let Err(error) = ctx.recordings.free_space() {
+        tracing::error!(%error, "not ready: nothing can be recorded");
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+    }
+    (StatusCode::OK, "ready\n".to_owned())
+}
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts to count. Once per process; a second broker in the same process shares the numbers.
+pub fn start_metrics() -> anyhow::Result<()> {
+    if METRICS.get().is_none() {
+        let handle = PrometheusBuilder::new().install_recorder()?;
+        // Lost only to another thread that has just done the same.
+        let _ = METRICS.set(handle);
+    }
+    Ok(())
+}
+
+async fn scrape(State(ctx): State<Ctx>) -> (StatusCode, String) {
+    metrics::gauge!("daypass_tunnels_live")
+        .set(f64::from(u32::try_from(ctx.tunnels.len()).unwrap_or(u32::MAX)));
+    match METRICS.get() {
+        Some(handle) => {
+            handle.run_upkeep();
+            (StatusCode::OK, handle.render())
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "metrics are not counted here\n".to_owned()),
+    }
+}

@@ -1,0 +1,198 @@
+//! The HTTPS port: TLS by rustls, HTTP by hyper, one accept loop with its limits.
+
+use super::connection::TlsFacts;
+use crate::config::Https;
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use daypass_protocol::tunnel::EXPORTER_LABEL;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// Connections at the same time, tunnels of devices included.
+const CONNECTIONS: usize = 50_000;
+/// For the TLS handshake, and for the head of each request.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The TLS side, which can be given a new certificate while it runs.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    current: Arc<RwLock<Arc<ServerConfig>>>,
+    /// `SHA256:` and the hex digest of the certificate, as browsers show it.
+    fingerprint: String,
+    self_made: bool,
+}
+
+impl Tls {
+    /// From the configured files; or, for loopback, from a certificate made here once and kept beside
+    /// the keys.
+    pub fn load(config: &Https, keys_dir: &Path) -> anyhow::Result<Self> {
+        let (chain, key, self_made) = match &config.certificate {
+            Some(files) => {
+                (read(&files.certificate, "https.certificate")?, read(&files.key, "https.key")?, false)
+            }
+            None => {
+                let (chain, key) = self_made(config, keys_dir)?;
+                (chain, key, true)
+            }
+        };
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
+            .collect::<Result<_, _>>()
+            .context("the HTTPS certificate does not read as PEM")?;
+        let leaf = chain.first().context("the HTTPS certificate file has no certificate in it")?;
+        let fingerprint = format!("SHA256:{}", hex::encode(Sha256::digest(leaf)));
+        let key = PrivateKeyDer::from_pem_slice(&key).context("the HTTPS key does not read as PEM")?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .context("the HTTPS certificate and key do not fit each other")?;
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { current: Arc::new(RwLock::new(Arc::new(server))), fingerprint, self_made })
+    }
+
+    /// Takes another's certificate for every connection from now on.
+    pub fn replace(&self, by: &Self) {
+        let next = by.config();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    pub fn is_self_made(&self) -> bool {
+        self.self_made
+    }
+}
+
+fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{what}: {}", path.display()))
+}
+
+/// A certificate of our own making, for loopback: made at the first start, the same afterwards, so that
+/// its fingerprint stays.
+fn self_made(config: &Https, keys_dir: &Path) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let (chain, key) = (keys_dir.join("https.pem"), keys_dir.join("https.key"));
+    if !chain.exists() {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        names.extend(config.url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned()));
+        names.dedup();
+        let made = rcgen::generate_simple_self_signed(names)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&key)?;
+        file.write_all(made.signing_key.serialize_pem().as_bytes())?;
+        file.sync_all()?;
+        std::fs::write(&chain, made.cert.pem())?;
+    }
+    Ok((read(&chain, "the self-made certificate")?, read(&key, "its key")?))
+}
+
+/// Serves until `stopping`, then lets requests finish for a moment.
+pub async fn serve(listener: TcpListener, tls: Tls, router: Router, stopping: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: wait for some to come free.
+                tracing::error!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, "too many connections; one was turned away");
+            continue;
+        };
+        let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, peer, &tls, router, stopping).await {
+                tracing::debug!(%peer, error = format!("{error:#}"), "a connection ended badly");
+            }
+            drop(place);
+        });
+    }
+    connections.close();
+    if tokio::time::timeout(Duration::from_secs(3), connections.wait()).await.is_err() {
+        tracing::info!("some connections were still open when the broker stopped");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: &Tls,
+    router: Router,
+    stopping: CancellationToken,
+) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let acceptor = TlsAcceptor::from(tls.config());
+    let stream =
+        tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await.context("TLS took too long")??;
+    let facts = {
+        let (_, session) = stream.get_ref();
+        TlsFacts {
+            exporter_tunnel: session.export_keying_material([0; 32], EXPORTER_LABEL, None)?,
+            group: session
+                .negotiated_key_exchange_group()
+                .map_or_else(|| "none".to_owned(), |group| format!("{:?}", group.name())),
+            version: session
+                .protocol_version()
+                .map_or_else(|| "none".to_owned(), |version| format!("{version:?}")),
+            peer,
+        }
+    };
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(facts.clone());
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(64)
+        .keep_alive_interval(Duration::from_secs(60))
+        .keep_alive_timeout(PATIENCE);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = stopping.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    served.map_err(|error| anyhow::anyhow!(error))
+}
