@@ -6,7 +6,7 @@ use daypass_broker::certificate::{KeyPurpose, Keys};
 use daypass_broker::clock::Clock;
 use daypass_broker::config::Config;
 use daypass_broker::db::Db;
-use daypass_broker::{http, init, policy, serve};
+use daypass_broker::{audit, demo, http, init, policy, serve};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -53,6 +53,8 @@ enum Command {
     },
     /// Print the OpenAPI description of the HTTP API
     Openapi,
+    /// Run a broker with a sign-in page and simulated devices, on this machine alone
+    Demo(demo::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,6 +148,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Openapi => println!("{}", serde_json::to_string_pretty(&http::router::openapi())?),
+        Command::Demo(args) => runtime()?.block_on(demo::run(args))?,
     }
     Ok(ExitCode::SUCCESS)
 }
