@@ -70,7 +70,7 @@ impl Place {
     fn cli(&self) -> Command {
         let mut command = Command::new(self.program("daypass"));
         command
-            .env("DAYPASS_HOME", self.dir.join("profiles"))
+            .env("DAYPASS_HOME", self.dir.join("home"))
             .env_remove("DAYPASS_PROFILE")
             .env_remove("DAYPASS_BROKER");
         command
@@ -91,7 +91,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     if args.reset {
-        for name in ["broker", "devices", "profiles", "endpoints.json"] {
+        for name in ["broker", "devices", "home", "endpoints.json"] {
             forget(&place.dir.join(name))?;
         }
     }
@@ -171,7 +171,11 @@ filter = \"warn,daypass_broker=info\"
     std::fs::write(&path, text)?;
     let secret = idp.client_secret.clone();
     Ok(Config::load(&path, move |name| {
-        (name == crate::login::CLIENT_SECRET_VARIABLE).then(|| secret.clone())
+        if name == crate::login::CLIENT_SECRET_VARIABLE {
+            return Some(secret.clone());
+        }
+        // PostgreSQL, if somebody says so in the environment.
+        std::env::var(name).ok()
     })?)
 }
 

@@ -13,14 +13,17 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// Leaves a signed-in profile for each person, unless it is signed in already.
 pub(super) async fn sign_in_all(ctx: &Ctx, place: &Place, fingerprint: &str) -> anyhow::Result<()> {
-    for persona in PERSONAS {
+    // All at once: each waits some seconds for its next turn to ask whether the code was confirmed.
+    let all = PERSONAS.map(|persona| async move {
         let whoami = place.cli().args(["--profile", persona.id, "whoami"]).output().await?;
-        if !whoami.status.success() {
-            sign_in(ctx, place, persona.id, fingerprint)
-                .await
-                .with_context(|| format!("signing {} in", persona.id))?;
+        if whoami.status.success() {
+            return Ok(());
         }
-    }
+        sign_in(ctx, place, persona.id, fingerprint)
+            .await
+            .with_context(|| format!("signing {} in", persona.id))
+    });
+    futures_util::future::try_join_all(all).await?;
     Ok(())
 }
 

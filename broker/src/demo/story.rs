@@ -51,7 +51,7 @@ pub(super) fn write_endpoints(
         "public_keys": public_keys(&ctx.keys),
         "devices": DEVICES.map(|(id, env)| json!({ "id": id, "login": "diag", "env": env })),
         "profiles": idp::PERSONAS.map(|persona| json!({ "name": persona.id, "email": persona.email })),
-        "daypass_home": place.dir.join("profiles"),
+        "daypass_home": place.dir.join("home"),
         "daypass": place.program("daypass"),
         "broker": place.program("daypass-broker"),
         "config": place.dir.join("broker/broker.toml"),
@@ -65,11 +65,8 @@ pub(super) fn write_endpoints(
 }
 
 pub(super) fn what_to_try(ctx: &Ctx, place: &Place) -> String {
-    let daypass = format!(
-        "DAYPASS_HOME={} {}",
-        place.dir.join("profiles").display(),
-        place.program("daypass").display()
-    );
+    let daypass =
+        format!("DAYPASS_HOME={} {}", place.dir.join("home").display(), place.program("daypass").display());
     format!(
         "
 Daypass is running: a broker, two simulated devices with no sshd and no open port, four people.
