@@ -1,4 +1,4 @@
-//! Frames of a channel stream: `uint32` length, `byte` type, payload. `TUNNEL.md` section 5.
+//! Frames of a channel stream: `uint32` length, `byte` type, payload. `TUNNEL.md` section 7.
 
 use super::open::{Refused, WindowSize};
 use crate::signed::SignedText;
