@@ -38,7 +38,10 @@ pub struct Running {
 /// Sends the log to stderr as the configuration says.
 pub fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter: tracing_subscriber::EnvFilter = config.log.filter.parse()?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
