@@ -117,6 +117,7 @@ struct Provider {
     public: [u8; 32],
     clock: Clock,
     codes: Mutex<HashMap<String, Code>>,
+    personas: Vec<Persona>,
 }
 
 struct Code {
@@ -129,6 +130,15 @@ struct Code {
 
 /// Starts the provider with a fresh key and a fresh client secret.
 pub async fn start(listen: SocketAddr, clock: Clock) -> Result<Handle, StartError> {
+    start_with(listen, clock, PERSONAS.to_vec()).await
+}
+
+/// As [`start`], for people of one's own choice.
+pub async fn start_with(
+    listen: SocketAddr,
+    clock: Clock,
+    personas: Vec<Persona>,
+) -> Result<Handle, StartError> {
     if !listen.ip().is_loopback() {
         return Err(StartError::NotLoopback(listen));
     }
@@ -146,6 +156,7 @@ pub async fn start(listen: SocketAddr, clock: Clock) -> Result<Handle, StartErro
         public: Ed25519Keypair::from_seed(&seed).public.0,
         clock,
         codes: Mutex::default(),
+        personas,
     });
     let (issuer, client_secret) = (provider.issuer.clone(), provider.client_secret.clone());
     let router = Router::new()
@@ -224,8 +235,10 @@ async fn authorize(
     let (Some(challenge), Some("S256")) = (&ask.code_challenge, ask.code_challenge_method.as_deref()) else {
         return wrong("code_challenge by S256 is needed.");
     };
-    let persona =
-        ask.login_hint.as_deref().and_then(|hint| PERSONAS.iter().find(|persona| persona.id == hint));
+    let persona = ask
+        .login_hint
+        .as_deref()
+        .and_then(|hint| provider.personas.iter().find(|persona| persona.id == hint));
     let answer: Vec<(&str, String)> = match (persona, ask.prompt.as_deref()) {
         (Some(persona), Some("none")) => {
             let code = Code {
@@ -244,7 +257,7 @@ async fn authorize(
             }
         }
         (None, Some("none")) => vec![("error", "login_required".to_owned())],
-        _ => return choice(&raw.unwrap_or_default()),
+        _ => return choice(&provider.personas, &raw.unwrap_or_default()),
     };
     {
         let mut pairs = back.query_pairs_mut();
@@ -259,8 +272,8 @@ async fn authorize(
     Redirect::to(back.as_str()).into_response()
 }
 
-/// The page of four people: each link is this very request with the choice added.
-fn choice(query: &str) -> Response {
+/// The page of people: each link is this very request with the choice added.
+fn choice(personas: &[Persona], query: &str) -> Response {
     use std::fmt::Write as _;
     let mut body =
         String::from("<p>Choose who you are in this demonstration. There are no passwords here.</p>\n");
@@ -268,7 +281,7 @@ fn choice(query: &str) -> Response {
         .filter(|(name, _)| name != "login_hint" && name != "prompt")
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
-    for persona in PERSONAS {
+    for persona in personas {
         let link = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(&kept)
             .append_pair("login_hint", persona.id)
@@ -427,7 +440,7 @@ mod tests {
     #[tokio::test]
     async fn the_page_offers_four_people_and_keeps_the_request_as_text() {
         use http_body_util::BodyExt as _;
-        let body = choice("state=%22%3E%3Cscript%3E&prompt=none&login_hint=x").into_body();
+        let body = choice(&PERSONAS, "state=%22%3E%3Cscript%3E&prompt=none&login_hint=x").into_body();
         let html = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert!(!html.contains("<script>"), "{html}");
         for persona in PERSONAS {

@@ -4,9 +4,12 @@
 //! Everything it shows is the real thing: devices enrol with a join token and run the shim, people sign in
 //! through OpenID Connect with the real command line. Only the identity provider asks for no password.
 
+mod browser;
 pub mod idp;
 mod people;
 mod story;
+
+pub use browser::Browser;
 
 use crate::audit::Actor;
 use crate::broker::Ctx;
@@ -109,7 +112,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let running = serve::start(ctx.clone()).await?;
 
     let mut devices = start_devices(&ctx, &place).await?;
-    people::sign_in_all(&ctx, &place, running.tls.fingerprint()).await?;
+    people::sign_in_all(&ctx, &place, running.https, running.tls.fingerprint()).await?;
     story::leave_a_request(&place).await?;
     story::write_endpoints(&ctx, &place, &idp, running.https, running.ssh, running.tls.fingerprint())?;
     if !args.quiet {

@@ -4,11 +4,12 @@ use super::{ChangeError, enrolment, store};
 use crate::broker::Ctx;
 use crate::http::Problem;
 use crate::http::json::Json;
+use crate::http::parameters::{Path, Query};
 use crate::login::{Caller, VerifiedPerson};
 use crate::policy::{Action, DeviceFacts, Resource};
 use crate::request::store::device_facts;
 use axum::Json as JsonOut;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use daypass_protocol::api::{Device, DeviceDetail, EnrolToken, EnrolTokenAsk, Page, ProductLine, WithReason};
 use daypass_protocol::ids::{DeviceId, LineName};
@@ -76,7 +77,7 @@ async fn shown(ctx: &Ctx, id: &DeviceId) -> Result<Device, Problem> {
 }
 
 /// The product lines.
-#[utoipa::path(get, path = "/v1/product-lines", tag = "devices",
+#[utoipa::path(get, operation_id = "list_product_lines", path = "/v1/product-lines", tag = "devices",
     responses((status = 200, body = [ProductLine]), (status = 401), (status = 403)))]
 async fn lines(State(ctx): State<Ctx>, Caller(person): Caller) -> Result<JsonOut<Vec<ProductLine>>, Problem> {
     ctx.authorize(&person, Action::ReadProductLines, &Resource::Fleet).await?;
@@ -84,7 +85,7 @@ async fn lines(State(ctx): State<Ctx>, Caller(person): Caller) -> Result<JsonOut
 }
 
 /// Registers a product line.
-#[utoipa::path(post, path = "/v1/product-lines", tag = "devices", request_body = ProductLine,
+#[utoipa::path(post, operation_id = "register_product_line", path = "/v1/product-lines", tag = "devices", request_body = ProductLine,
     responses((status = 201, body = ProductLine), (status = 400), (status = 401), (status = 403), (status = 409)))]
 async fn register_line(
     State(ctx): State<Ctx>,
@@ -111,7 +112,7 @@ struct ListQuery {
 }
 
 /// Devices that the caller may see, by id.
-#[utoipa::path(get, path = "/v1/devices", tag = "devices", params(ListQuery),
+#[utoipa::path(get, operation_id = "list_devices", path = "/v1/devices", tag = "devices", params(ListQuery),
     responses((status = 200, body = Page<Device>), (status = 400), (status = 401), (status = 403)))]
 async fn list(
     State(ctx): State<Ctx>,
@@ -144,7 +145,7 @@ async fn list(
 }
 
 /// One device with its ledger.
-#[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)),
+#[utoipa::path(get, operation_id = "read_device", path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)),
     responses((status = 200, body = DeviceDetail), (status = 401), (status = 404)))]
 async fn show(
     State(ctx): State<Ctx>,
@@ -157,7 +158,7 @@ async fn show(
 }
 
 /// Suspends a device: its sessions end, and no new one opens.
-#[utoipa::path(post, path = "/v1/devices/{id}/suspend", tag = "devices", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "suspend_device", path = "/v1/devices/{id}/suspend", tag = "devices", params(("id" = String, Path)),
     request_body = WithReason,
     responses((status = 200, body = Device), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn suspend(
@@ -173,7 +174,7 @@ async fn suspend(
 }
 
 /// Takes a suspension back.
-#[utoipa::path(post, path = "/v1/devices/{id}/resume", tag = "devices", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "resume_device", path = "/v1/devices/{id}/resume", tag = "devices", params(("id" = String, Path)),
     request_body = WithReason,
     responses((status = 200, body = Device), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn resume(
@@ -189,7 +190,7 @@ async fn resume(
 }
 
 /// Makes a join token. It is shown once.
-#[utoipa::path(post, path = "/v1/enrol-tokens", tag = "devices", request_body = EnrolTokenAsk,
+#[utoipa::path(post, operation_id = "make_enrol_token", path = "/v1/enrol-tokens", tag = "devices", request_body = EnrolTokenAsk,
     responses((status = 201, body = EnrolToken), (status = 400), (status = 401), (status = 403), (status = 404)))]
 async fn enrol_token(
     State(ctx): State<Ctx>,

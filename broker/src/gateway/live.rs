@@ -337,6 +337,7 @@ mod tests {
             (): &(),
             _: &DeviceId,
             _: &Login,
+            _: ChannelKind,
             _: Client,
         ) -> Result<Arc<dyn SessionDoor>, Refusal> {
             Err(Refusal::new("nothing here"))

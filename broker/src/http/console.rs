@@ -23,7 +23,7 @@ const NOT_BUILT: &str = "<!doctype html><title>Daypass</title><p>This broker was
 /// A file of the console; for every other path that a browser navigates to, its one page.
 pub async fn serve(method: Method, uri: Uri) -> Response {
     let path = uri.path().trim_start_matches('/');
-    if path.starts_with("v1/") || !matches!(method, Method::GET | Method::HEAD) {
+    if path == "v1" || path.starts_with("v1/") || !matches!(method, Method::GET | Method::HEAD) {
         return Problem::not_found(format!("There is nothing at {method} {}.", uri.path())).into_response();
     }
     let (name, file) = match Files::get(path) {

@@ -19,7 +19,7 @@ pub fn routes() -> OpenApiRouter<Ctx> {
 }
 
 /// What anybody may know: addresses, and the public halves of the CAs.
-#[utoipa::path(get, path = "/v1/broker", tag = "broker", responses((status = 200, body = BrokerInfo)))]
+#[utoipa::path(get, operation_id = "read_broker", path = "/v1/broker", security(()), tag = "broker", responses((status = 200, body = BrokerInfo)))]
 async fn broker(State(ctx): State<Ctx>) -> JsonOut<BrokerInfo> {
     let (ssh_host, ssh_port) = ctx.ssh_address();
     JsonOut(BrokerInfo {
@@ -36,7 +36,7 @@ async fn broker(State(ctx): State<Ctx>) -> JsonOut<BrokerInfo> {
 }
 
 /// Who the caller is, and what policy lets them do at all.
-#[utoipa::path(get, path = "/v1/me", tag = "sign-in", responses((status = 200, body = Me), (status = 401)))]
+#[utoipa::path(get, operation_id = "read_me", path = "/v1/me", tag = "sign-in", responses((status = 200, body = Me), (status = 401)))]
 async fn me(State(ctx): State<Ctx>, Caller(person): Caller) -> JsonOut<Me> {
     let may = policy::may_at_all(&ctx.policies.current(), &Subject::from(&person), ctx.clock.now());
     JsonOut(Me {
@@ -50,7 +50,7 @@ async fn me(State(ctx): State<Ctx>, Caller(person): Caller) -> JsonOut<Me> {
 }
 
 /// An identity certificate over the caller's key, for the SSH gateway.
-#[utoipa::path(post, path = "/v1/me/certificate", tag = "sign-in", request_body = IdentityCertificateAsk,
+#[utoipa::path(post, operation_id = "issue_identity_certificate", path = "/v1/me/certificate", tag = "sign-in", request_body = IdentityCertificateAsk,
     responses((status = 200, body = IdentityCertificate), (status = 400), (status = 401)))]
 async fn certificate(
     State(ctx): State<Ctx>,

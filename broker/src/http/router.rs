@@ -1,50 +1,29 @@
 //! Every route, in one table.
 
-use super::{console, me, ops};
+use super::{Problem, console, description, me, ops};
 use crate::broker::Ctx;
 use crate::tunnel::accept;
 use crate::{device, login, request, session};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::routing::get;
 use daypass_protocol::tunnel::{ENROL_PATH, TUNNEL_PATH};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
-use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
-
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Daypass",
-        description = "Just-in-time SSH access for deployed products. Times are milliseconds since 1970 UTC, durations are seconds; errors are RFC 9457 problem details."
-    ),
-    modifiers(&Security)
-)]
-struct ApiDoc;
-
-struct Security;
-
-impl utoipa::Modify for Security {
-    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        let bearer = SecurityScheme::Http(
-            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build(),
-        );
-        api.components.get_or_insert_default().add_security_scheme("access_token", bearer);
-    }
-}
 
 /// The API as routes and as its OpenAPI 3.1 description.
 fn api() -> (Router<Ctx>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(ApiDoc::openapi())
+    let (router, mut api) = OpenApiRouter::with_openapi(description::base())
         .merge(login::http::routes())
         .merge(me::routes())
         .merge(request::http::routes())
         .merge(session::http::routes())
         .merge(device::http::routes())
-        .split_for_parts()
+        .split_for_parts();
+    description::finish(&mut api);
+    (router, api)
 }
 
 /// The OpenAPI description of this broker.
@@ -56,26 +35,36 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 const MAX_BODY: usize = 256 * 1024;
 
 pub fn router(ctx: Ctx) -> Router {
-    let (api, description) = api();
+    let (routes, description) = api();
     let description = serde_json::to_string(&description).unwrap_or_default();
     let secure = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    api.route(
-        "/v1/openapi.json",
-        get(move || async move { ([(header::CONTENT_TYPE, "application/json")], description) }),
+    routes
+        .route(
+            "/v1/openapi.json",
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], description) }),
+        )
+        .route(TUNNEL_PATH, get(accept::tunnel))
+        .route(ENROL_PATH, get(accept::enrol))
+        .merge(ops::routes())
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(console::serve)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(secure(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(secure(header::REFERRER_POLICY, "same-origin"))
+        .layer(secure(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(secure(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"))
+        .layer(secure(header::CACHE_CONTROL, "no-store"))
+        .layer(secure(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+        .layer(TraceLayer::new_for_http())
+        .with_state(ctx)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("{} is there, but not for {method}.", uri.path()),
     )
-    .route(TUNNEL_PATH, get(accept::tunnel))
-    .route(ENROL_PATH, get(accept::enrol))
-    .merge(ops::routes())
-    .fallback(console::serve)
-    .layer(DefaultBodyLimit::max(MAX_BODY))
-    .layer(secure(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-    .layer(secure(header::REFERRER_POLICY, "same-origin"))
-    .layer(secure(header::X_FRAME_OPTIONS, "DENY"))
-    .layer(secure(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"))
-    .layer(secure(header::CACHE_CONTROL, "no-store"))
-    .layer(secure(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
-    .layer(TraceLayer::new_for_http())
-    .with_state(ctx)
 }

@@ -7,16 +7,16 @@ use super::cli::{CLIENT_ID, TokenRefused, typed_code};
 use super::limit::network;
 use super::oidc::IdentityError;
 use crate::http::Problem;
+use crate::http::json;
 use crate::http::page::{escape, page};
+use crate::http::parameters::Path;
 use axum::Json;
-use axum::extract::rejection::{FormRejection, JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Form, FromRef, Path, Query, State};
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Form, FromRef, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use axum_extra::extract::CookieJar;
-use daypass_protocol::api::{
-    CliSignIn, CliSignInAnswer, DeviceAuthorization, Problem as ProblemBody, TokenAnswer, TokenError,
-};
+use daypass_protocol::api::{CliSignIn, CliSignInAnswer, DeviceAuthorization, TokenAnswer, TokenError};
 use serde::Deserialize;
 use std::time::Duration;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -58,7 +58,7 @@ struct SignInQuery {
 }
 
 /// Sends the browser to the identity provider.
-#[utoipa::path(get, path = "/login", tag = "sign-in", params(SignInQuery),
+#[utoipa::path(get, operation_id = "sign_in", path = "/login", security(()), tag = "sign-in", params(SignInQuery),
     responses((status = 302, description = "to the identity provider"), (status = 400), (status = 429), (status = 503)))]
 async fn sign_in(
     State(login): State<Login>,
@@ -96,7 +96,7 @@ async fn sign_in(
 }
 
 /// Takes the browser back from the identity provider and signs it in.
-#[utoipa::path(get, path = "/login/callback", tag = "sign-in", params(CallbackQuery),
+#[utoipa::path(get, operation_id = "finish_sign_in", path = "/login/callback", security(()), tag = "sign-in", params(CallbackQuery),
     responses((status = 303, description = "signed in; to where the person wanted to go"), (status = 403), (status = 429), (status = 503)))]
 async fn callback(
     State(login): State<Login>,
@@ -154,8 +154,8 @@ async fn callback(
 }
 
 /// Signs the browser out.
-#[utoipa::path(post, path = "/logout", tag = "sign-in", security(("cookie" = [])),
-    responses((status = 204), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
+#[utoipa::path(post, operation_id = "sign_out", path = "/logout", tag = "sign-in", security(("cookie" = [])),
+    responses((status = 204), (status = 401), (status = 403)))]
 async fn sign_out(State(login): State<Login>, caller: BrowserCaller) -> Result<Response, Problem> {
     login.end_browser_session(&caller.person, &caller.token).await?;
     let gone = |name, readable| (header::SET_COOKIE, cookie(name, "", Duration::ZERO, readable));
@@ -172,9 +172,9 @@ struct AuthorizeCliForm {
 }
 
 /// RFC 8628 section 3.1: a command line asks to be signed in.
-#[utoipa::path(post, path = "/v1/device-authorization", tag = "sign-in",
+#[utoipa::path(post, operation_id = "authorize_cli", path = "/v1/device-authorization", security(()), tag = "sign-in",
     request_body(content = AuthorizeCliForm, content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, body = DeviceAuthorization), (status = 400, body = TokenError), (status = 429, body = ProblemBody)))]
+    responses((status = 200, body = DeviceAuthorization), (status = 400, body = TokenError), (status = 429)))]
 async fn authorize_cli(
     State(login): State<Login>,
     ClientAddress(address): ClientAddress,
@@ -205,7 +205,7 @@ struct TokenForm {
 }
 
 /// RFC 6749 section 3.2: gives tokens for a confirmed code or for a refresh token.
-#[utoipa::path(post, path = "/v1/token", tag = "sign-in",
+#[utoipa::path(post, operation_id = "issue_tokens", path = "/v1/token", security(()), tag = "sign-in",
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200, body = TokenAnswer), (status = 400, body = TokenError)))]
 async fn token(
@@ -244,7 +244,7 @@ struct RevokeForm {
 }
 
 /// RFC 7009: signs a command line out.
-#[utoipa::path(post, path = "/v1/revoke", tag = "sign-in",
+#[utoipa::path(post, operation_id = "revoke_tokens", path = "/v1/revoke", security(()), tag = "sign-in",
     request_body(content = RevokeForm, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200), (status = 400, body = TokenError)))]
 async fn revoke(
@@ -259,9 +259,9 @@ async fn revoke(
 }
 
 /// Shows a person which command line waits for this code.
-#[utoipa::path(get, path = "/v1/cli-sign-ins/{user_code}", tag = "sign-in", params(("user_code" = String, Path)),
+#[utoipa::path(get, operation_id = "read_cli_sign_in", path = "/v1/cli-sign-ins/{user_code}", tag = "sign-in", params(("user_code" = String, Path)),
     security(("cookie" = [])),
-    responses((status = 200, body = CliSignIn), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 429, body = ProblemBody)))]
+    responses((status = 200, body = CliSignIn), (status = 401), (status = 404), (status = 429)))]
 async fn show_cli_sign_in(
     State(login): State<Login>,
     ClientAddress(address): ClientAddress,
@@ -273,17 +273,16 @@ async fn show_cli_sign_in(
 }
 
 /// Confirms or refuses it.
-#[utoipa::path(post, path = "/v1/cli-sign-ins/{user_code}", tag = "sign-in", params(("user_code" = String, Path)),
+#[utoipa::path(post, operation_id = "answer_cli_sign_in", path = "/v1/cli-sign-ins/{user_code}", tag = "sign-in", params(("user_code" = String, Path)),
     request_body = CliSignInAnswer, security(("cookie" = [])),
-    responses((status = 204), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 429, body = ProblemBody)))]
+    responses((status = 204), (status = 401), (status = 403), (status = 404), (status = 429)))]
 async fn answer_cli_sign_in(
     State(login): State<Login>,
     ClientAddress(address): ClientAddress,
     caller: BrowserCaller,
     Path(user_code): Path<String>,
-    answer: Result<Json<CliSignInAnswer>, JsonRejection>,
+    json::Json(answer): json::Json<CliSignInAnswer>,
 ) -> Result<StatusCode, Problem> {
-    let Json(answer) = answer.map_err(|error| Problem::bad_request("malformed", error.body_text()))?;
     let code = checked_code(&login, address, &caller, &user_code)?;
     if login.answer_cli(&code, &caller.person, answer.confirm).await? {
         Ok(StatusCode::NO_CONTENT)

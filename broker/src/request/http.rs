@@ -5,11 +5,12 @@ use crate::approval::{self, AnswerError, Outcome};
 use crate::broker::Ctx;
 use crate::http::Problem;
 use crate::http::json::Json;
+use crate::http::parameters::{Path, Query};
 use crate::login::{Caller, VerifiedPerson};
 use crate::policy::{Action, DeviceFacts, Resource};
 use crate::session::End;
 use axum::Json as JsonOut;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use daypass_protocol::api::{
     self, Answer, Approval, Ask, Denial, EndReason, Grant, Page, Request, RequestState, WithReason,
@@ -161,7 +162,7 @@ async fn shown_by_id(ctx: &Ctx, person: &VerifiedPerson, id: &RequestId) -> Resu
 
 /// Asks for access. What policy refuses at once is a 403 that says what would have been allowed; the
 /// refused request stays in the history.
-#[utoipa::path(post, path = "/v1/requests", tag = "requests", request_body = Ask,
+#[utoipa::path(post, operation_id = "ask_for_access", path = "/v1/requests", tag = "requests", request_body = Ask,
     responses((status = 201, body = Request), (status = 400), (status = 401), (status = 403), (status = 404)))]
 async fn ask(
     State(ctx): State<Ctx>,
@@ -212,7 +213,7 @@ struct ListQuery {
 }
 
 /// Requests that the caller may read, newest first.
-#[utoipa::path(get, path = "/v1/requests", tag = "requests", params(ListQuery),
+#[utoipa::path(get, operation_id = "list_requests", path = "/v1/requests", tag = "requests", params(ListQuery),
     responses((status = 200, body = Page<Request>), (status = 401), (status = 403)))]
 async fn list(
     State(ctx): State<Ctx>,
@@ -274,7 +275,7 @@ struct WaitQuery {
 
 /// One request. With `wait_s` and `state` the answer comes when it is no longer in that state, or after
 /// that time.
-#[utoipa::path(get, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path), WaitQuery),
+#[utoipa::path(get, operation_id = "read_request", path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path), WaitQuery),
     responses((status = 200, body = Request), (status = 401), (status = 404)))]
 async fn show(
     State(ctx): State<Ctx>,
@@ -327,7 +328,7 @@ async fn answer(
 }
 
 /// Approves a request, whole or narrower.
-#[utoipa::path(post, path = "/v1/requests/{id}/approve", tag = "requests", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "approve_request", path = "/v1/requests/{id}/approve", tag = "requests", params(("id" = String, Path)),
     request_body = Approval,
     responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn approve(
@@ -340,7 +341,7 @@ async fn approve(
 }
 
 /// Refuses a request, and says why.
-#[utoipa::path(post, path = "/v1/requests/{id}/deny", tag = "requests", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "deny_request", path = "/v1/requests/{id}/deny", tag = "requests", params(("id" = String, Path)),
     request_body = Denial,
     responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn deny(
@@ -353,7 +354,7 @@ async fn deny(
 }
 
 /// Takes a pending request back.
-#[utoipa::path(post, path = "/v1/requests/{id}/cancel", tag = "requests", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "cancel_request", path = "/v1/requests/{id}/cancel", tag = "requests", params(("id" = String, Path)),
     responses((status = 200, body = Request), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn take_back(
     State(ctx): State<Ctx>,
@@ -374,7 +375,7 @@ async fn take_back(
 }
 
 /// Ends a live grant now, and the sessions under it.
-#[utoipa::path(post, path = "/v1/requests/{id}/revoke", tag = "requests", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "revoke_grant", path = "/v1/requests/{id}/revoke", tag = "requests", params(("id" = String, Path)),
     request_body = WithReason,
     responses((status = 200, body = Request), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn revoke(

@@ -5,12 +5,13 @@ use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
 use crate::http::Problem;
 use crate::http::json::Json;
+use crate::http::parameters::{Path, Query};
 use crate::login::{Caller, VerifiedPerson};
 use crate::policy::{Action, Resource, SessionFacts};
 use crate::request::store::device_facts;
 use axum::Json as JsonOut;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::api::{EndReason, Page, RecordingKind, Session, SessionState, WithReason};
@@ -75,7 +76,7 @@ struct ListQuery {
 }
 
 /// Sessions that the caller may read, newest first.
-#[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(ListQuery),
+#[utoipa::path(get, operation_id = "list_sessions", path = "/v1/sessions", tag = "sessions", params(ListQuery),
     responses((status = 200, body = Page<Session>), (status = 401), (status = 403)))]
 async fn list(
     State(ctx): State<Ctx>,
@@ -129,7 +130,7 @@ async fn list(
 }
 
 /// One session with its recordings.
-#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path)),
+#[utoipa::path(get, operation_id = "read_session", path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path)),
     responses((status = 200, body = Session), (status = 401), (status = 404)))]
 async fn show(
     State(ctx): State<Ctx>,
@@ -140,7 +141,7 @@ async fn show(
 }
 
 /// Ends a running session now.
-#[utoipa::path(post, path = "/v1/sessions/{id}/end", tag = "sessions", params(("id" = String, Path)),
+#[utoipa::path(post, operation_id = "end_session", path = "/v1/sessions/{id}/end", tag = "sessions", params(("id" = String, Path)),
     request_body = WithReason,
     responses((status = 200, body = Session), (status = 400), (status = 401), (status = 403), (status = 404), (status = 409)))]
 async fn end(
@@ -180,7 +181,7 @@ async fn end(
 }
 
 /// The content of a recording. Who replays what is itself on record.
-#[utoipa::path(get, path = "/v1/sessions/{id}/recordings/{number}", tag = "sessions",
+#[utoipa::path(get, operation_id = "read_recording", path = "/v1/sessions/{id}/recordings/{number}", tag = "sessions",
     params(("id" = String, Path), ("number" = u32, Path)),
     responses((status = 200, description = "asciicast v2, or NDJSON"), (status = 401), (status = 403), (status = 404)))]
 async fn recording(
