@@ -1,6 +1,6 @@
 //! Every operation, for everybody: what they are answered.
 
-use crate::world::{Answer, FIELD, LAB, Person, URL, World, answer, ask_for};
+use crate::world::{Answer, FIELD, LAB, Person, World, answer, ask_for};
 use daypass_broker::audit::Actor;
 use daypass_broker::http::router::openapi;
 use reqwest::RequestBuilder;
@@ -281,22 +281,17 @@ async fn lists_show_only_what_the_reader_may_read() {
         for (path, id, seen) in [
             ("/v1/devices", FIELD, devices),
             ("/v1/requests", request.as_str(), requests),
+            ("/v1/requests?device=gw-0042", request.as_str(), requests),
             ("/v1/sessions", session.as_str(), sessions),
-        ] {
             // Also when they ask for it by name.
-            for query in ["", "?device=gw-0042", "?device=gw-0043", "?person=ana@example.com"] {
-                if (path == "/v1/devices" || path == "/v1/requests" && query.contains("person"))
-                    && !query.is_empty()
-                {
-                    continue;
-                }
-                let page: Value = world.get(&reader, &format!("{path}{query}")).await.json();
-                let there = page["items"].as_array().unwrap().iter().any(|item| item["id"] == id);
-                let elsewhere = query == "?device=gw-0042" && path == "/v1/sessions"
-                    || query == "?device=gw-0043" && path == "/v1/requests";
-                assert_eq!(there, seen && !elsewhere, "{caller} {path}{query}: {page}");
-            }
+            ("/v1/sessions?device=gw-0043", session.as_str(), sessions),
+            ("/v1/sessions?person=ana@example.com", session.as_str(), sessions),
+        ] {
+            let page: Value = world.get(&reader, path).await.json();
+            let there = page["items"].as_array().unwrap().iter().any(|item| item["id"] == id);
+            assert_eq!(there, seen, "{caller} {path}: {page}");
         }
+        let page: Value = world.get(&reader, "/v1/requests?answerable=true").await.json();
+        assert_eq!(!page["items"].as_array().unwrap().is_empty(), caller == "approver", "{caller}: {page}");
     }
-    assert_eq!(URL, world.ctx.config.https.url.as_str().trim_end_matches('/'));
 }

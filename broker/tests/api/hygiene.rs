@@ -66,7 +66,7 @@ async fn what_does_not_read_is_answered_in_one_shape() {
     // A form is what another site's page could send without asking.
     let (code, _) = answer(post("/v1/requests").form(&[("device", "gw-0042")])).await.problem(415);
     assert_eq!(code, "not_json");
-    let nested = "[".repeat(100_000);
+    let nested = format!("{{\"x\": {}", "[".repeat(100_000));
     answer(post("/v1/requests").header(json_type.0, json_type.1).body(nested)).await.problem(400);
     let mut large = ask_for(FIELD);
     large["reason"] = json!("a".repeat(300 * 1024));
