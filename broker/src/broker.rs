@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a device's host certificate lives; it is renewed with the trust bundle.
-const DEVICE_CERTIFICATE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DEVICE_CERTIFICATE: Duration = Duration::from_hours(365 * 24);
 
 #[derive(Debug)]
 pub struct Broker {

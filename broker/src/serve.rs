@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 /// How long the gateway's own host certificate lives; made anew at each start and once a week.
-const GATEWAY_CERTIFICATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const GATEWAY_CERTIFICATE: Duration = Duration::from_hours(30 * 24);
 /// How long sessions get to be written down when the broker stops.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 

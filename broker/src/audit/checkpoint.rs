@@ -64,7 +64,7 @@ pub struct Rhythm {
 
 impl Default for Rhythm {
     fn default() -> Self {
-        Self { events: 1000, every: Duration::from_secs(60), look: Duration::from_secs(1) }
+        Self { events: 1000, every: Duration::from_mins(1), look: Duration::from_secs(1) }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod verify;
 pub use event::{Actor, Event, Kind};
 
 use crate::db::{Db, Tx};
+use daypass_protocol::ids::{DeviceId, RequestId, SessionId};
 use daypass_protocol::time::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
@@ -39,9 +40,9 @@ pub async fn append(tx: &mut Tx, at: Timestamp, event: Event) -> Result<Recorded
             at: at.as_millis(),
             kind: event.kind.as_str(),
             actor: &event.actor.to_string(),
-            request: event.request.as_ref().map(|id| id.as_str()),
-            session: event.session.as_ref().map(|id| id.as_str()),
-            device: event.device.as_ref().map(|id| id.as_str()),
+            request: event.request.as_ref().map(RequestId::as_str),
+            session: event.session.as_ref().map(SessionId::as_str),
+            device: event.device.as_ref().map(DeviceId::as_str),
             detail: &detail,
         },
     );

@@ -28,7 +28,7 @@ pub enum IssueError {
 }
 
 /// How far back a certificate's start is dated, for verifiers whose clock is behind.
-pub const SKEW: Duration = Duration::from_secs(5 * 60);
+pub const SKEW: Duration = Duration::from_mins(5);
 
 struct Terms<'a> {
     kind: &'static str,

@@ -29,7 +29,7 @@ impl Browser {
             // Everything is on this machine.
             .no_proxy()
             .resolve(host, at)
-            .timeout(Duration::from_secs(60))
+            .timeout(Duration::from_mins(1))
             .build()?)
     }
 

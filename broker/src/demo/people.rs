@@ -63,7 +63,7 @@ async fn sign_in(
     let mut browser = Browser::open(ctx, Browser::client(ctx, at)?);
     browser.sign_in(persona).await?;
     browser.confirm(&code).await?;
-    let status = tokio::time::timeout(Duration::from_secs(60), cli.wait()).await??;
+    let status = tokio::time::timeout(Duration::from_mins(1), cli.wait()).await??;
     rest.abort();
     if !status.success() {
         bail!("daypass login ended with {status}");

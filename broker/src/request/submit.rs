@@ -22,13 +22,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lapse_after: Duration::from_secs(60 * 60), pending_per_person: 20 }
+        Self { lapse_after: Duration::from_hours(1), pending_per_person: 20 }
     }
 }
 
 /// Shortest and longest window that can be asked for at all; policy sets its own, within.
 const SHORTEST: Duration = Duration::from_secs(30);
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {

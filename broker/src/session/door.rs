@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// How long a host certificate of an inner hop lives. It is made again when half of that is over.
-const HOST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+const HOST_LIFETIME: Duration = Duration::from_hours(24);
 /// Most host certificates of inner hops kept at hand.
 const MOST_HOSTS: usize = 10_000;
 
@@ -158,7 +158,7 @@ impl Door for GatewayDoor {
         let kex = [client.kex, client.outer_kex].into_iter().flatten().collect::<Vec<_>>().join(" via ");
         let client = Client { address: client.address, version: client.version, kex };
         match open(&self.ctx, person, device, login, kind, &client).await {
-            Ok(opened) => Ok(Arc::new(GatewaySession(Running::start(self.ctx.clone(), opened)))),
+            Ok(opened) => Ok(Arc::new(GatewaySession(Running::start(&self.ctx, opened)))),
             Err(refused) => Err(Refusal { hint: refused.hint(), message: refused.to_string() }),
         }
     }

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 /// How long before the end a terminal is told.
-const WARNING: Duration = Duration::from_secs(60);
+const WARNING: Duration = Duration::from_mins(1);
 /// What a channel may take to hand over its last messages once the session is over.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -58,7 +58,7 @@ pub struct Running {
 
 impl Running {
     /// Starts what watches over the session and ends it.
-    pub fn start(ctx: Ctx, opened: Opened) -> Arc<Self> {
+    pub fn start(ctx: &Ctx, opened: Opened) -> Arc<Self> {
         let Opened { live, tunnel, certificate, key, recorder } = opened;
         let failed = recorder.failed();
         let running = Arc::new(Self {
@@ -241,7 +241,7 @@ impl Running {
 async fn expiry(ctx: &Ctx, live: &Live) {
     let left = ctx.clock.now().until(live.ends_at);
     if left > WARNING {
-        tokio::time::sleep(left - WARNING).await;
+        tokio::time::sleep(left.saturating_sub(WARNING)).await;
         live.notice("daypass: your access ends in one minute".to_owned());
     }
     // The wall clock decides, asked again: a sleep may wake early against it.

@@ -295,3 +295,35 @@ async fn lists_show_only_what_the_reader_may_read() {
         assert_eq!(!page["items"].as_array().unwrap().is_empty(), caller == "approver", "{caller}: {page}");
     }
 }
+
+/// What was refused, and what was replayed, is on record with who and what.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_replays_are_on_record() {
+    let world = World::new().await;
+    let engineer = world.sign_in("engineer").await;
+    let (reviewer, operator) = (world.sign_in("reviewer").await, world.sign_in("operator").await);
+    let session = world.past_session(&engineer).await;
+    let events = async |kind: &str, who: &Person| -> i64 {
+        let count = "SELECT COUNT(*) FROM audit_event WHERE kind = $1 AND actor LIKE $2";
+        sqlx::query_scalar(count)
+            .bind(kind.to_owned())
+            .bind(format!("person {} %", who.me.id))
+            .fetch_one(world.ctx.db.pool())
+            .await
+            .unwrap()
+    };
+    let path = format!("/v1/sessions/{session}/recordings/0");
+    let replayed = world.get(&reviewer, &path).await;
+    assert_eq!((replayed.status.as_u16(), replayed.header("content-type")), (200, "application/x-ndjson"));
+    assert_eq!(replayed.header("content-disposition"), "attachment");
+    assert!(replayed.text.contains("session_opened"), "{}", replayed.text);
+    assert_eq!(
+        (events("recording_read", &reviewer).await, events("action_refused", &reviewer).await),
+        (1, 0)
+    );
+    world.get(&operator, &path).await.problem(403);
+    assert_eq!(
+        (events("recording_read", &operator).await, events("action_refused", &operator).await),
+        (0, 1)
+    );
+}

@@ -83,14 +83,16 @@ async fn what_does_not_read_is_answered_in_one_shape() {
         assert_eq!(code, "not_found", "{method} {path}");
     }
     for (method, path, allowed) in [
-        ("DELETE", "/v1/requests", "GET,HEAD,POST"),
-        ("PUT", "/v1/me", "GET,HEAD"),
+        ("DELETE", "/v1/requests", "GET HEAD POST"),
+        ("PUT", "/v1/me", "GET HEAD"),
         ("GET", "/logout", "POST"),
     ] {
         let refused = answer(world.request(method, path).bearer_auth(&engineer.access)).await;
         let (code, _) = refused.problem(405);
+        let mut methods: Vec<_> = refused.header("allow").split(',').collect();
+        methods.sort_unstable();
         assert_eq!(
-            (code.as_str(), refused.header("allow")),
+            (code.as_str(), methods.join(" ").as_str()),
             ("method_not_allowed", allowed),
             "{method} {path}"
         );

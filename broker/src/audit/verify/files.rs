@@ -72,7 +72,10 @@ struct Pass {
     findings: Vec<Finding>,
 }
 
-fn read_all(root: &Path, work: Vec<(RecordingKey, Recording, Vec<(u64, String)>)>) -> io::Result<Pass> {
+/// A recording with the seals that the audit log has of it: bytes and running hash.
+type Sealed = (RecordingKey, Recording, Vec<(u64, String)>);
+
+fn read_all(root: &Path, work: Vec<Sealed>) -> io::Result<Pass> {
     let mut read = Pass::default();
     let mut known = BTreeSet::new();
     for ((session, number), row, seals) in work {
@@ -99,7 +102,7 @@ fn read_all(root: &Path, work: Vec<(RecordingKey, Recording, Vec<(u64, String)>)
                 Ok(actual) if actual == *expected => {}
                 Ok(_) => read.findings.push(found("the compressed file was changed".to_owned())),
                 Err(error) => {
-                    read.findings.push(found(format!("the compressed file cannot be read: {error}")))
+                    read.findings.push(found(format!("the compressed file cannot be read: {error}")));
                 }
             }
         }
