@@ -318,12 +318,12 @@ async fn refusals_and_replays_are_on_record() {
     assert_eq!(replayed.header("content-disposition"), "attachment");
     assert!(replayed.text.contains("session_opened"), "{}", replayed.text);
     assert_eq!(
-        (events("recording_read", &reviewer).await, events("action_refused", &reviewer).await),
+        (events("recording.read", &reviewer).await, events("action.refused", &reviewer).await),
         (1, 0)
     );
     world.get(&operator, &path).await.problem(403);
     assert_eq!(
-        (events("recording_read", &operator).await, events("action_refused", &operator).await),
+        (events("recording.read", &operator).await, events("action.refused", &operator).await),
         (0, 1)
     );
 }
