@@ -194,7 +194,8 @@ pub async fn decide(
                 login: terms.login,
                 channels: terms.channels,
                 starts_at: now,
-                ends_at: now + terms.duration,
+                // Whole seconds, as a certificate has them: device and broker end at the same moment.
+                ends_at: Timestamp::from_secs((now + terms.duration).as_secs()),
                 state: GrantState::Live,
                 ended_by: None,
             };

@@ -9,6 +9,7 @@ use crate::recording::{ChannelFacts, ChannelRecorder, RecordError, Recorder};
 use crate::tunnel::{OpenAsk, OpenError, Tunnel};
 use daypass_protocol::api::EndReason;
 use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
 use daypass_protocol::tunnel::frame::CloseCode;
 use daypass_protocol::tunnel::open::OpenKind;
@@ -242,7 +243,7 @@ async fn expiry(ctx: &Ctx, live: &Live) {
     let left = ctx.clock.now().until(live.ends_at);
     if left > WARNING {
         tokio::time::sleep(left.saturating_sub(WARNING)).await;
-        live.notice("daypass: your access ends in one minute".to_owned());
+        live.notice("your access ends in one minute".to_owned());
     }
     // The wall clock decides, asked again: a sleep may wake early against it.
     loop {
@@ -275,7 +276,7 @@ enum Over {
     /// The engineer's end is gone.
     Engineer,
     /// The device closed the channel.
-    Device,
+    Device(CloseCode, String),
     /// The device's end broke off: the tunnel is lost or the device broke the protocol.
     Lost,
     Recorder(RecordError),
@@ -317,7 +318,7 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
         loop {
             let (message, recorded) = match from_device.recv().await {
                 None => return Over::Lost,
-                Some(FromDevice::Closed { .. }) => return Over::Device,
+                Some(FromDevice::Closed { code, message }) => return Over::Device(code, message),
                 Some(FromDevice::Data(bytes)) => {
                     let recorded = recorder.stdout(&bytes).await;
                     (ToEngineer::Data(bytes), recorded)
@@ -351,7 +352,24 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
     let (close, failure) = match over {
         Err(end) => (Some((end.close_code(), end.message())), None),
         Ok(Over::Engineer) => (Some((CloseCode::Done, String::new())), None),
-        Ok(Over::Device) => (None, None),
+        Ok(Over::Device(code, message)) => {
+            // The device's own clock, or its owner, may be a moment ahead of the broker's word.
+            match code {
+                CloseCode::Expired => live.end(End::because(EndReason::Expired)),
+                CloseCode::Suspended => live.end(End::with(EndReason::DeviceSuspended, message)),
+                CloseCode::Done | CloseCode::Ended => {}
+                CloseCode::Protocol | CloseCode::Failed => {
+                    tracing::warn!(session = %live.id, ?code, message, "the device closed a channel");
+                    let line = format!(
+                        "daypass: the device closed the channel: {}\r\n",
+                        made_visible(&message, 200)
+                    );
+                    // Nobody there to read it is no error.
+                    let _ = output.try_send(ToEngineer::Stderr(line.into()));
+                }
+            }
+            (None, None)
+        }
         Ok(Over::Lost) => (Some((CloseCode::Failed, String::new())), None),
         Ok(Over::Recorder(error)) => (Some((CloseCode::Failed, "recording failed".to_owned())), Some(error)),
     };
