@@ -163,7 +163,8 @@ async fn an_approver_may_shorten_and_narrow_and_never_widen() {
             channels: Some("shell".parse().unwrap()),
             comment: Some("ten minutes are enough".to_owned()),
         };
-        world.answer(&world.ben, &id, Answer::Approve(less), NOW).await.unwrap();
+        let outcome = world.answer(&world.ben, &id, Answer::Approve(less), NOW).await.unwrap();
+        assert!(matches!(outcome, Outcome::Granted { .. }), "{outcome:?}");
         let grant = world.grant(&id).await.unwrap();
         assert_eq!(grant.ends_at, NOW + Duration::from_secs(600));
         assert_eq!(grant.channels.to_string(), "shell");
