@@ -25,7 +25,8 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a device's host certificate lives; it is renewed with the trust bundle.
+/// How long a device's host certificate lives. The tunnel does not look at it: it is for a service port on
+/// the device, which comes later, and its renewal with it.
 const DEVICE_CERTIFICATE: Duration = Duration::from_hours(365 * 24);
 
 #[derive(Debug)]

@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-/// How long the gateway's own host certificate lives; made anew at each start and once a week.
-const GATEWAY_CERTIFICATE: Duration = Duration::from_hours(30 * 24);
+/// How long the gateway's own host certificate lives. Its key is in memory only, and both are made anew at
+/// each start: a broker is restarted within a year, if only to be updated.
+const GATEWAY_CERTIFICATE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long sessions get to be written down when the broker stops.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 

@@ -12,7 +12,7 @@ pub fn status(config: &Config) -> Result<String, StateError> {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "{:<16}{value}", format!("{name}:"));
+        let _ = writeln!(out, "{:<18}{value}", format!("{name}:"));
     };
     if state.is_retired() && !state.is_enrolled() {
         line("state", "retired; key and state were wiped");

@@ -52,8 +52,8 @@ impl OpenRefused {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoGrant { device, login } => Some(format!("run: daypass request {device} -l {login}")),
-            Self::Waiting { request, .. } => {
-                Some(format!("wait for it with: daypass requests {request}, or try again in a moment"))
+            Self::Waiting { device, login, .. } => {
+                Some(format!("wait for it with: daypass ssh {device} -l {login}"))
             }
             Self::KindNotGranted { .. } => Some("ask for it with: daypass request --channel".to_owned()),
             Self::DeviceOffline(_) => {
