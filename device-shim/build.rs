@@ -5,9 +5,23 @@
 use std::time::SystemTime;
 
 fn main() {
+    link_for_size();
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     println!("cargo::rerun-if-changed=src");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let at = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok()).unwrap_or(now);
     println!("cargo::rustc-env=DAYPASS_BUILD_TIME={at}");
+}
+
+/// The device's program is held to a size. Only in profile `shim`, the one that optimises for size and aborts on panic.
+fn link_for_size() {
+    println!("cargo:rerun-if-changed=sections.ld");
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    if is("OPT_LEVEL", "z") && is("CARGO_CFG_TARGET_ENV", "musl") {
+        // All its relocations are relative; packed to a bitmap they take a hundredth of the room.
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+        let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{here}/sections.ld");
+    }
 }

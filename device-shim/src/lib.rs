@@ -30,5 +30,6 @@ pub mod run;
 pub mod session;
 pub mod state;
 pub mod status;
+mod tls;
 pub mod trust;
 pub mod tunnel;

@@ -10,12 +10,8 @@ use daypass_protocol::tunnel::hello::{Conversation, Nonce, encode_nonce};
 use daypass_protocol::tunnel::{
     ENROL_PATH, ENROL_PROTOCOL, EXPORTER_LABEL, MAX_ANSWER, NONCE_HEADER, TUNNEL_PATH, TUNNEL_PROTOCOL,
 };
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -124,7 +120,7 @@ async fn connect_unbounded(
     };
     let tls_error = |why| LinkError::Tls { to: to.authority(), why };
     let name = ServerName::try_from(to.host.clone()).map_err(|_| LinkError::Address(to.host.clone()))?;
-    let config = tls_config().map_err(|error| tls_error(io::Error::other(error)))?;
+    let config = crate::tls::config().map_err(|error| tls_error(io::Error::other(error)))?;
     let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.map_err(tls_error)?;
 
     let session = tls.get_ref().1;
@@ -200,65 +196,6 @@ async fn through_proxy(proxy: &Proxy, to: &Endpoint) -> Result<TcpStream, LinkEr
         Ok(tcp)
     } else {
         Err(LinkError::Proxy(status.chars().take(200).collect()))
-    }
-}
-
-fn provider() -> CryptoProvider {
-    #[cfg(feature = "post-quantum")]
-    return rustls::crypto::aws_lc_rs::default_provider();
-    #[cfg(all(feature = "small", not(feature = "post-quantum")))]
-    return rustls::crypto::ring::default_provider();
-}
-
-fn tls_config() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-/// Takes any certificate, and verifies that its key signed this handshake.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
