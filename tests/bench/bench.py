@@ -1,0 +1,171 @@
+"""What the benchmarks share: building, a demonstration of their own, rows and the table."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
+# Results stand in the checkout, wherever the compiler puts its own things.
+RESULTS = ROOT / "target" / "bench"
+WORK = TARGET / "bench-work"
+DEVICE = "gw-0043"
+
+
+def say(text):
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def die(text, hint=None):
+    print(f"error: {text}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    sys.exit(1)
+
+
+def run(command, **options):
+    """Runs it, or ends everything with what it said."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        die(f"{' '.join(map(str, command))} ended with {done.returncode}", (done.stderr or done.stdout).strip()[-2000:])
+    return done.stdout
+
+
+def need(why, **packages):
+    """Debian packages by the command each of them brings."""
+    paths = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [package for command, package in packages.items() if not shutil.which(command.replace("_", "-"), path=paths)]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        die(f"missing {why}: {' '.join(missing)}", "install them with this system's package manager, then run this again")
+    say(f"Installing {why}: {' '.join(missing)}")
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    run([*sudo, "apt-get", "update", "-qq"])
+    run([*sudo, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing])
+
+
+def cargo(*arguments):
+    say("cargo " + " ".join(arguments))
+    if subprocess.run(["cargo", *arguments], cwd=ROOT).returncode != 0:
+        die("the build failed")
+
+
+def release():
+    """The folder of the release builds, made fresh."""
+    cargo("build", "--locked", "--release", "-p", "daypass-broker", "-p", "daypass", "-p", "daypass-shim")
+    return TARGET / "release"
+
+
+class Demo:
+    """A demonstration of its own: a broker on any ports, two devices, four people. Ends with the `with`."""
+
+    def __init__(self, programs, name):
+        self.programs = programs
+        self.dir = WORK / name
+        self.process = None
+
+    def __enter__(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir.mkdir(parents=True)
+        with open(self.dir / "broker.log", "wb") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "daypass-broker", "demo", "--dir", self.dir, "--programs", self.programs, "--quiet"]
+                + ["--https-port", "0", "--ssh-port", "0", "--idp-port", "0"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )
+        try:
+            endpoints = self.dir / "endpoints.json"
+            await_(90, "the demonstration starts", lambda: endpoints.exists() or self.process.poll() is not None)
+            if self.process.poll() is not None:
+                die("the demonstration ended at once", (self.dir / "broker.log").read_text()[-2000:])
+            self.endpoints = json.loads(endpoints.read_text())
+            self.environment = {
+                key: value for key, value in os.environ.items() if key not in ("DAYPASS_PROFILE", "DAYPASS_BROKER")
+            } | {"DAYPASS_HOME": self.endpoints["daypass_home"]}
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return False
+
+    def engineer(self, *arguments):
+        """A command line of the engineer."""
+        return [self.programs / "daypass", "--profile", "engineer", *arguments]
+
+    def let_in(self):
+        """Policy lets the engineer onto the lab's device for half an hour by itself."""
+        run(
+            self.engineer("ssh", DEVICE, "-l", "diag", "--reason", "benchmark", "--", "true"),
+            env=self.environment, stdin=subprocess.DEVNULL,
+        )
+
+    def shim(self):
+        """The process of the device's program."""
+        return next(
+            pid for pid in children(self.process.pid)
+            if f"/{DEVICE}/" in pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        )
+
+
+def await_(seconds, what, condition):
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            die(f"waited {seconds} s in vain: {what}")
+        time.sleep(0.1)
+
+
+def children(pid):
+    """Direct children."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            if int(stat.rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def row(name, unit, ours, peer=None, at_most=None, at_least=None, of="ratio"):
+    """One result. The bound is on the ratio to the peer, or with `of="ours"` on our own figure."""
+    ratio = None if peer is None else ours / peer
+    judged = ours if of == "ours" else ratio
+    wanted, holds = None, None
+    if at_most is not None:
+        wanted, holds = f"{of} <= {at_most}", judged <= at_most
+    if at_least is not None:
+        wanted, holds = f"{of} >= {at_least}", judged >= at_least
+    shown = lambda value: None if value is None else round(value, 3)
+    return {"name": name, "unit": unit, "ours": shown(ours), "peer": shown(peer), "ratio": shown(ratio),
+            "wanted": wanted, "holds": holds}
+
+
+def report(name, rows):
+    """Prints the table and writes target/bench/NAME.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    heads = ["name", "unit", "ours", "peer", "ratio", "wanted", "holds"]
+    text = lambda value: {None: "-", True: "yes", False: "NO"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"
+    lines = [heads] + [[text(entry[head]) for head in heads] for entry in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    print()
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    print(f"\nwritten to {(RESULTS / f'{name}.json').relative_to(ROOT)}")
