@@ -18,11 +18,12 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub fn header(pty: &Pty, at: Timestamp, into: &mut Vec<u8>) {
-        // A width or height of 0 is a client that does not know; players need a screen.
+        // A width or height of 0 is a client that does not know (RFC 4254 section 6.2); players need a screen.
+        let or = |cells: u32, usual| if cells == 0 { usual } else { cells };
         let header = json!({
             "version": 2,
-            "width": pty.size.cols.max(1),
-            "height": pty.size.rows.max(1),
+            "width": or(pty.size.cols, 80),
+            "height": or(pty.size.rows, 24),
             "timestamp": at.as_secs(),
             "env": { "TERM": pty.term },
         });
@@ -59,7 +60,10 @@ impl Encoder {
     }
 
     pub fn resize(at: Duration, cols: u32, rows: u32, into: &mut Vec<u8>) {
-        event(at, "r", &format!("{cols}x{rows}"), into);
+        // RFC 4254 section 6.7: zero dimensions are ignored.
+        if cols > 0 && rows > 0 {
+            event(at, "r", &format!("{cols}x{rows}"), into);
+        }
     }
 
     /// What was held back and never completed.
@@ -79,6 +83,7 @@ fn event(at: Duration, code: &str, data: &str, into: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use daypass_protocol::tunnel::open::WindowSize;
 
     fn shown(chunks: &[&[u8]]) -> String {
         let (mut encoder, mut into) = (Encoder::default(), Vec::new());
@@ -122,5 +127,17 @@ mod tests {
         let mut into = Vec::new();
         Encoder::default().output(Duration::ZERO, hostile.as_bytes(), &mut into);
         assert_eq!(into.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn a_terminal_that_does_not_say_its_size_is_played_at_the_usual_one() {
+        let mut into = Vec::new();
+        let pty = Pty { term: "dumb".to_owned(), size: WindowSize::default(), modes: Vec::new() };
+        Encoder::header(&pty, Timestamp::from_millis(0), &mut into);
+        let header: serde_json::Value = serde_json::from_slice(&into).unwrap();
+        assert_eq!((header["width"].as_u64(), header["height"].as_u64()), (Some(80), Some(24)));
+        into.clear();
+        Encoder::resize(Duration::ZERO, 0, 40, &mut into);
+        assert!(into.is_empty(), "a size of nothing is no resize");
     }
 }

@@ -75,7 +75,7 @@ describe('the events of a session', () => {
       event: 'channel_opened',
       kind: 'exec',
       command: { text: 'uptime', base64: 'dXA=' },
-      pty: { term: 'xterm', size: { cols: 80 } },
+      pty: { term: 'xterm', size: { cols: 80, rows: 24 }, modes: [[1, 3]] },
       signal: null,
     };
     expect(readEvents(lines(opened)).events).toEqual([
@@ -86,8 +86,7 @@ describe('the events of a session', () => {
           ['kind', 'exec'],
           ['command', 'uptime'],
           ['command base64', 'dXA='],
-          ['pty term', 'xterm'],
-          ['pty size cols', '80'],
+          ['terminal', 'xterm 80×24'],
         ],
       },
     ]);

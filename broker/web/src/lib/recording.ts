@@ -129,14 +129,25 @@ export function readEvents(text: string): { events: TimelineEvent[]; skipped: nu
       skipped += 1;
       continue;
     }
-    const { t, event, ...facts } = entry as { t?: unknown; event: string } & Record<string, unknown>;
+    const { t, event, pty, ...facts } = entry as { t?: unknown; event: string } & Record<string, unknown>;
     events.push({
       at: typeof t === 'number' && Number.isFinite(t) ? t : undefined,
       kind: event.replaceAll('_', ' '),
-      facts: Object.entries(facts).flatMap(([name, value]) => factsOf(name.replaceAll('_', ' '), value)),
+      facts: [
+        ...Object.entries(facts).flatMap(([name, value]) => factsOf(name.replaceAll('_', ' '), value)),
+        ...terminalOf(pty),
+      ],
     });
   }
   return { events, skipped };
+}
+
+/** `xterm 80×24`. The modes of the terminal are in the file, for who needs them. */
+function terminalOf(pty: unknown): [string, string][] {
+  if (typeof pty !== 'object' || pty === null) return [];
+  const { term, size } = pty as { term?: unknown; size?: { cols?: unknown; rows?: unknown } | null };
+  const measure = size?.cols && size.rows ? ` ${String(size.cols)}×${String(size.rows)}` : '';
+  return [['terminal', `${typeof term === 'string' ? term : ''}${measure}`.trim() || 'of unknown kind']];
 }
 
 /** One line for each plain value: `pty size cols`. The text of a thing is the thing. */
