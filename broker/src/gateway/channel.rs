@@ -125,6 +125,7 @@ async fn carry<D: Door>(
     notices: &mut broadcast::Receiver<String>,
     on_terminal: bool,
 ) -> Result<(), russh::Error> {
+    let mut ended = live.ended.subscribe();
     let mut eof = false;
     let mut exited = false;
     let mut listening = on_terminal;
@@ -162,6 +163,14 @@ async fn carry<D: Door>(
             Some(ToEngineer::Exit(_)) => {}
             Some(ToEngineer::Close) | None => break,
         }
+    }
+    // The end of a session closes its channels too, and may be quicker here than the notice that says why.
+    if !exited
+        && process
+        && let Ok(notice) = timeout(WHY, notice(&mut ended)).await
+    {
+        refuse(live, write, &Refusal::new(notice.message), on_terminal, FAILED).await;
+        return Ok(());
     }
     if eof {
         write.eof().await?;

@@ -269,53 +269,38 @@ describe('a day with Daypass', { timeout: 300_000 }, () => {
     // Another port of this machine: another origin, but the same site, so that SameSite does not help.
     const context = approver.context();
     const other = 'https://127.0.0.1:44999';
-    const evil = `<form method="post" enctype="text/plain" action="${demo.url}/v1/requests/${id}/approve">
-      <input name='{"comment":"' value='"}'><button>A prize</button></form>
-      <iframe src="${demo.url}/requests/${id}"></iframe>`;
+    const form = (path) => `<form method="post" enctype="text/plain" action="${demo.url}${path}">
+      <input name='{"comment":"' value='"}'><button>Win a prize</button></form>`;
+    const paths = [`/v1/requests/${id}/approve`, '/logout'];
+    const body = `<!doctype html>${paths.map(form).join('')}<iframe src="${demo.url}/requests/${id}"></iframe>`;
     context.removeAllListeners('request');
-    await context.route(`${other}/**`, (route) =>
-      route.fulfill({ body: `<!doctype html>${evil}`, contentType: 'text/html' }),
-    );
-    expected = new Set([`403 /v1/requests/${id}/approve`, '403 /logout']);
+    await context.route(`${other}/**`, (route) => route.fulfill({ body, contentType: 'text/html' }));
+    expected = new Set([...paths.map((path) => `403 ${path}`)]);
     const page = await context.newPage();
-    await page.goto(other);
-    assert.ok(page.frames()[1].url().startsWith('chrome-error:'), 'the console is in no frame');
-    const [posted] = await Promise.all([
-      page.waitForResponse(`${demo.url}/v1/requests/${id}/approve`),
-      page.getByRole('button').click(),
-    ]);
-    assert.match((await posted.request().allHeaders()).cookie, /__Host-daypass=/, 'the cookies were sent');
-    assert.equal(posted.status(), 403);
+    for (const [i, path] of paths.entries()) {
+      await page.goto(other);
+      assert.ok(page.frames()[1].url().startsWith('chrome-error:'), 'the console is in no frame');
+      const [posted] = await Promise.all([
+        page.waitForResponse(demo.url + path),
+        page.getByRole('button').nth(i).click(),
+      ]);
+      assert.match((await posted.request().allHeaders()).cookie, /__Host-daypass=/, 'the cookies were sent');
+      assert.equal(posted.status(), 403);
+    }
     await page.goto(other);
     const read = await page.evaluate(
-      async ([url, one]) => {
-        const answers = [];
-        for (const [path, init] of [
-          ['/v1/me', {}],
-          [
-            `/v1/requests/${one}/approve`,
-            { method: 'POST', headers: { 'x-csrf-token': 'guess' }, body: '{}' },
-          ],
-        ])
-          answers.push(
-            await fetch(url + path, { credentials: 'include', ...init }).then(
-              () => 'read',
-              () => 'refused',
-            ),
-          );
-        // The answer may be kept from this page; the broker has had the request all the same.
-        await fetch(`${url}/logout`, { method: 'POST', mode: 'no-cors', credentials: 'include' }).catch(
-          () => {},
-        );
-        return answers;
+      async ([me, approve]) => {
+        const kept = () => 'kept away';
+        const headers = { 'x-csrf-token': 'a guess', 'content-type': 'application/json' };
+        return Promise.all([
+          fetch(me, { credentials: 'include' }).then((answer) => answer.text(), kept),
+          fetch(approve, { method: 'POST', credentials: 'include', headers, body: '{}' }).then(String, kept),
+        ]);
       },
-      [demo.url, id],
+      [`${demo.url}/v1/me`, demo.url + paths[0]],
     );
-    assert.deepEqual(read, ['refused', 'refused']);
+    assert.deepEqual(read, ['kept away', 'kept away']);
     await page.close();
-    // What the other origin's own page reddened is not the console's.
-    alarms = alarms.filter((alarm) => !/frame-ancestors|405/.test(alarm));
-
     const [{ state }] = await requestsOf('engineer', '--state', 'pending');
     assert.equal(state, 'pending');
     await approver.goto(`${demo.url}/requests/${id}`);
@@ -333,5 +318,19 @@ describe('a day with Daypass', { timeout: 300_000 }, () => {
     await approver.goto(`${demo.url}/requests`);
     await approver.getByTestId('sign-in').waitFor();
     assert.equal((await approver.request.get(`${demo.url}/v1/me`)).status(), 401);
+  });
+
+  it('these tests would notice a violation of the policy', async () => {
+    await engineer.evaluate(() => {
+      const script = document.createElement('script');
+      script.textContent = 'window.pwned = true';
+      document.body.append(script);
+    });
+    for (const late = Date.now() + 10_000; !alarms.some((alarm) => alarm.startsWith('policy: script-src'));) {
+      assert.ok(Date.now() < late, alarms.join('\n'));
+      await engineer.evaluate(() => new Promise(requestAnimationFrame));
+    }
+    assert.equal(await engineer.evaluate(() => window.pwned), undefined);
+    alarms = [];
   });
 });
