@@ -11,6 +11,7 @@ use daypass_protocol::tunnel::open::OpenKind;
 use russh::server::Msg;
 use russh::{ChannelWriteHalf, Sig};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use tracing::debug;
 const STDERR: u32 = 1;
 /// What OpenSSH's client itself exits with when a connection fails.
 pub const FAILED: u32 = 255;
+/// How long a channel that closes without an exit status waits to be told that the session was ended.
+const WHY: Duration = Duration::from_millis(250);
 
 /// What a channel needs to start.
 pub struct Start<D: Door> {
@@ -70,12 +73,28 @@ pub async fn run<D: Door>(live: Arc<Live<D>>, start: Start<D>) {
         Err(refusal) => refuse(&live, &write, &refusal, on_terminal, FAILED).await,
         Ok(mut notices) => {
             let carried = tokio::select! {
-                carried = carry(&live, &write, &mut messages, &mut notices, on_terminal) => carried,
+                carried = carry(&live, &write, &mut messages, &mut notices, on_terminal) => carried.map(Some),
                 notice = notice(&mut ended) => {
                     refuse(&live, &write, &Refusal::new(notice.message), on_terminal, FAILED).await;
-                    Ok(())
+                    Ok(None)
                 }
-                () = gone.cancelled() => Ok(()),
+                () = gone.cancelled() => Ok(None),
+            };
+            let carried = match carried {
+                Ok(Some(Carried { eof, exited })) => {
+                    // The end of a session closes its channels too, and may be quicker here than the notice
+                    // that says why.
+                    let patience = if exited { Duration::ZERO } else { WHY };
+                    match timeout(patience, notice(&mut ended)).await {
+                        Ok(notice) if !exited => {
+                            refuse(&live, &write, &Refusal::new(notice.message), on_terminal, FAILED).await;
+                            Ok(())
+                        }
+                        _ => close(&write, eof).await,
+                    }
+                }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
             };
             if let Err(error) = carried {
                 debug!(%error, "the channel's output ended");
@@ -116,6 +135,21 @@ async fn notice(ended: &mut tokio::sync::watch::Receiver<Option<EndNotice>>) -> 
     }
 }
 
+/// How the output of a channel ended.
+struct Carried {
+    /// An EOF is still to be sent.
+    eof: bool,
+    /// The client knows how the process exited.
+    exited: bool,
+}
+
+async fn close(write: &ChannelWriteHalf<Msg>, eof: bool) -> Result<(), russh::Error> {
+    if eof {
+        write.eof().await?;
+    }
+    write.close().await
+}
+
 /// Carries output in order. EOF waits for the exit status: ControlMaster clients that see EOF first
 /// sometimes lose the status and exit with 255.
 async fn carry<D: Door>(
@@ -124,8 +158,7 @@ async fn carry<D: Door>(
     messages: &mut mpsc::Receiver<ToEngineer>,
     notices: &mut broadcast::Receiver<String>,
     on_terminal: bool,
-) -> Result<(), russh::Error> {
-    let mut ended = live.ended.subscribe();
+) -> Result<Carried, russh::Error> {
     let mut eof = false;
     let mut exited = false;
     let mut listening = on_terminal;
@@ -164,18 +197,7 @@ async fn carry<D: Door>(
             Some(ToEngineer::Close) | None => break,
         }
     }
-    // The end of a session closes its channels too, and may be quicker here than the notice that says why.
-    if !exited
-        && process
-        && let Ok(notice) = timeout(WHY, notice(&mut ended)).await
-    {
-        refuse(live, write, &Refusal::new(notice.message), on_terminal, FAILED).await;
-        return Ok(());
-    }
-    if eof {
-        write.eof().await?;
-    }
-    write.close().await
+    Ok(Carried { eof, exited })
 }
 
 async fn send_exit<D: Door>(
