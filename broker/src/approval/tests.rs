@@ -106,11 +106,11 @@ async fn a_window_starts_when_it_is_granted_and_not_when_it_was_asked_for() {
         assert!(!why.is_empty(), "the requester is told why policy asks");
         assert!(world.grant(&id).await.is_none(), "nothing is granted while it waits");
 
-        let later = NOW + Duration::from_secs(600);
+        let later = NOW + Duration::from_mins(10);
         let outcome = world.answer(&world.ben, &id, approve(), later).await.unwrap();
-        assert_eq!(outcome, Outcome::Granted { ends_at: later + Duration::from_secs(1800) });
+        assert_eq!(outcome, Outcome::Granted { ends_at: later + Duration::from_mins(30) });
         let grant = world.grant(&id).await.unwrap();
-        assert_eq!((grant.starts_at, grant.ends_at), (later, later + Duration::from_secs(1800)));
+        assert_eq!((grant.starts_at, grant.ends_at), (later, later + Duration::from_mins(30)));
         assert_eq!(world.events(&id).await, ["request.asked", "request.answered", "grant.made"]);
     }
 }
@@ -166,7 +166,7 @@ async fn an_approver_may_shorten_and_narrow_and_never_widen() {
         let outcome = world.answer(&world.ben, &id, Answer::Approve(less), NOW).await.unwrap();
         assert!(matches!(outcome, Outcome::Granted { .. }), "{outcome:?}");
         let grant = world.grant(&id).await.unwrap();
-        assert_eq!(grant.ends_at, NOW + Duration::from_secs(600));
+        assert_eq!(grant.ends_at, NOW + Duration::from_mins(10));
         assert_eq!(grant.channels.to_string(), "shell");
     }
 }

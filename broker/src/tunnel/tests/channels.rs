@@ -100,7 +100,7 @@ async fn twenty_megabytes_come_back_byte_for_byte_and_are_acknowledged() {
     let world = World::new().await;
     let (mut device, tunnel) = world.connect().await;
     let (mut channel, mut session) = open(&mut device, &tunnel, 0).await;
-    let bytes: Bytes = (0..TOTAL).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>().into();
+    let bytes: Bytes = (0..TOTAL).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect::<Vec<_>>().into();
     let sent = bytes.clone();
     let input = session.input.clone();
     tokio::spawn(async move {
@@ -220,7 +220,7 @@ async fn a_session_that_never_takes_stops_only_its_own_channel() {
     let (mut flood, mut session) = open(&mut device, &tunnel, 0).await;
     let flooding = tokio::spawn(async move {
         for number in 0u64..512 {
-            flood.say(&data(number * MAX_DATA as u64, &[7; MAX_DATA])).await;
+            flood.say(&data(number * MAX_DATA as u64, &vec![7; MAX_DATA])).await;
         }
         flood
     });
