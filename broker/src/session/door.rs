@@ -1,7 +1,8 @@
 //! What stands behind the gateway: sign-in by certificate, and sessions.
 
+use super::End;
 use super::join::Running;
-use super::open::{Client, open};
+use super::open::{Client, OpenRefused, open};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::certificate::issue;
@@ -157,9 +158,20 @@ impl Door for GatewayDoor {
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         let kex = [client.kex, client.outer_kex].into_iter().flatten().collect::<Vec<_>>().join(" via ");
         let client = Client { address: client.address, version: client.version, kex };
-        match open(&self.ctx, person, device, login, kind, &client).await {
-            Ok(opened) => Ok(Arc::new(GatewaySession(Running::start(&self.ctx, opened)))),
-            Err(refused) => Err(Refusal { hint: refused.hint(), message: refused.to_string() }),
+        // In a task of its own: an engineer who leaves half-way must not leave half a session. What it made
+        // is then dropped, and with it the session ends.
+        let (ctx, person, device, login) = (self.ctx.clone(), person.clone(), device.clone(), login.clone());
+        let opening = self.ctx.tasks.spawn(async move {
+            let opened = open(&ctx, &person, &device, &login, kind, &client).await?;
+            Ok::<_, OpenRefused>(GatewaySession(Running::start(&ctx, opened)))
+        });
+        match opening.await {
+            Ok(Ok(session)) => Ok(Arc::new(session)),
+            Ok(Err(refused)) => Err(Refusal { hint: refused.hint(), message: refused.to_string() }),
+            Err(error) => {
+                tracing::error!(%error, "opening a session failed");
+                Err(Refusal::new("the broker could not open the session; the cause is in its log"))
+            }
         }
     }
 
@@ -177,8 +189,14 @@ impl Door for GatewayDoor {
     }
 }
 
-/// A running session, as the gateway sees it.
+/// A running session, as the gateway sees it: let go of, it ends.
 struct GatewaySession(Arc<Running>);
+
+impl Drop for GatewaySession {
+    fn drop(&mut self) {
+        self.0.live().end(End::because(EndReason::Closed));
+    }
+}
 
 #[async_trait]
 impl SessionDoor for GatewaySession {
@@ -200,6 +218,6 @@ impl SessionDoor for GatewaySession {
     }
 
     async fn closed(&self) {
-        self.0.live().end(super::End::because(EndReason::Closed));
+        self.0.live().end(End::because(EndReason::Closed));
     }
 }
