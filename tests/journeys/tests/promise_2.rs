@@ -1,0 +1,140 @@
+//! Promise 2: no recorder, no session.
+#![allow(
+    non_snake_case,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests, named for their promise"
+)]
+
+use journeys::{Device, Program, World, marker, sleepers, until};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A disk of its own for the recordings; given back when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount.
+    fn mount(at: &Path, mib: u32) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(at);
+        let done = Program::run(mount, b"");
+        if done.code() != 0 {
+            println!("skipped: this user may not mount: {}", done.stderr);
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut umount = Command::new("umount");
+        umount.arg("-l").arg(&self.0);
+        let _ = Program::run(umount, b"");
+    }
+}
+
+#[test]
+fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is_delivered_unrecorded() {
+    let world = World::start();
+    let Some(disk) = SmallDisk::mount(&world.broker().join("data/recordings"), 22) else { return };
+    world.ask("gw-0043", "10m");
+    let marker = marker();
+    // The terminal's own echo and line ends are off: what the device sends is what is compared.
+    let flood = format!("stty raw -echo; setsid sleep {marker} & seq -f %060.0f 100000000");
+    let mut session = world.ssh_start("gw-0043", &["-tt"], &flood);
+    session.shows("000000000001");
+    let done = session.ends();
+    assert_ne!(done.code(), 0);
+    let out = done.out();
+    let said = format!("{}{}", &out[out.len().saturating_sub(600)..], done.stderr);
+    assert!(said.contains("recording failed, and nothing happens here unrecorded"), "{said}");
+    until("everything of the session to be gone", || sleepers(&marker).is_empty());
+
+    let id = world.sessions("gw-0043")[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(world.ended(&id)["end_reason"], "recorder_failed");
+    world.audited("session.ended", &[&id, "recorder_failed"]);
+
+    // What was delivered is in the recording, byte for byte.
+    let delivered = out.split("\r\ndaypass: ").next().unwrap();
+    let raw = world.cli("reviewer", &["play", &id, "--raw"]).ok();
+    let recorded: String = raw
+        .out()
+        .lines()
+        .skip(1)
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event[1] == "o")
+        .map(|event| event[2].as_str().unwrap().to_owned())
+        .collect();
+    println!("delivered {} bytes, recorded {}", delivered.len(), recorded.len());
+    assert!(delivered.len() > 100_000);
+    assert!(recorded.starts_with(delivered), "delivered and not recorded");
+
+    // With the disk still full, nobody comes in.
+    let journal = world.journal("gw-0043");
+    std::fs::write(disk.0.join("filler"), vec![7; 21 * 1024 * 1024]).ok();
+    let refused = world.ssh(&["diag@gw-0043.daypass", "echo reached"]).with(255);
+    refused.says("cannot be recorded");
+    assert_eq!(refused.out(), "");
+    assert_eq!(world.journal("gw-0043"), journal, "nothing reached the device");
+    // Room again, and it goes on.
+    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    assert_eq!(world.ssh(&["diag@gw-0043.daypass", "echo again"]).ok().out(), "again\n");
+    world.evidence_is_whole();
+}
+
+#[test]
+fn promise_2_no_recorder_no_session__without_a_place_for_recordings_nobody_comes_in() {
+    let world = World::start();
+    world.ask("gw-0043", "10m");
+    let place = world.broker().join("data/recordings");
+    // Gone, and something in its place that is no folder: root cannot write there either.
+    let _ = std::fs::rename(&place, place.with_extension("away"));
+    std::fs::write(&place, b"not a folder").unwrap();
+    for args in [
+        &["diag@gw-0043.daypass", "echo reached"][..],
+        &["-tt", "diag@gw-0043.daypass", "echo reached"],
+        &["-l", "diag%gw-0043", "daypass-gateway-engineer", "echo reached"],
+    ] {
+        let done = world.ssh(args);
+        assert_ne!(done.code(), 0, "{done}");
+        let said = format!("{}{}", done.out(), done.stderr);
+        assert!(said.contains("cannot be recorded"), "{done}");
+        assert!(!said.contains("reached"), "{done}");
+    }
+    assert_eq!(world.journal("gw-0043"), "", "nothing reached the device");
+    std::fs::remove_file(&place).unwrap();
+    assert_eq!(world.ssh(&["diag@gw-0043.daypass", "echo again"]).ok().out(), "again\n");
+}
+
+#[test]
+fn promise_2_no_recorder_no_session__what_was_delivered_is_in_the_recording_of_a_session_that_was_cut() {
+    let world = World::shared();
+    let device = Device::enrol(&world, "gw-cut", "lab");
+    world.ask("gw-cut", "10m");
+    let mut session = world.ssh_start("gw-cut", &["-tt"], "stty raw -echo; seq -f line-%010.0f 100000000");
+    session.shows("line-0000000999");
+    let id = world.live_session(&device.id);
+    let _ = world.cli("reviewer", &["end", &id, "--reason", "enough"]).ok();
+    let out = session.ends().out();
+    let delivered = out.split("\r\ndaypass: ").next().unwrap();
+    world.ended(&id);
+    let raw = world.cli("reviewer", &["play", &id, "--raw"]).ok();
+    let recorded: String = raw
+        .out()
+        .lines()
+        .skip(1)
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event[1] == "o")
+        .map(|event| event[2].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        recorded.starts_with(delivered),
+        "delivered {} bytes, recorded {}",
+        delivered.len(),
+        recorded.len()
+    );
+}
