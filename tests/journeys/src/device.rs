@@ -56,7 +56,7 @@ impl Device {
     pub fn is_online(&self, world: &World) {
         until(&format!("{} to be connected", self.id), || {
             let shown = world.cli("operator", &["--json", "device", "show", &self.id]);
-            shown.code() == 0 && shown.json()["device"]["online"].as_bool() == Some(true)
+            shown.code() == 0 && shown.json()["online"].as_bool() == Some(true)
         });
     }
 

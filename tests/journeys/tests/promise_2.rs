@@ -69,6 +69,7 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is
         .filter(|event| event[1] == "o")
         .map(|event| event[2].as_str().unwrap().to_owned())
         .collect();
+    // The gateway's own line comes after what the device sent.
     println!("delivered {} bytes, recorded {}", delivered.len(), recorded.len());
     assert!(delivered.len() > 100_000);
     assert!(recorded.starts_with(delivered), "delivered and not recorded");

@@ -17,7 +17,7 @@ fn plain_ssh_through_the_jump_host_carries_input_output_and_exit_code() {
     let world = world();
     let mut command = world.ssh_command(&["diag@gw-0043.daypass", "wc -c; echo apart >&2; exit 7"]);
     command.stdin(std::process::Stdio::piped());
-    let done = Program::run(command, &[b'x'; 300_000]).with(7);
+    let done = Program::run(command, &vec![b'x'; 300_000]).with(7);
     assert_eq!(done.out().trim(), "300000");
     assert_eq!(done.stderr, "apart\n");
 }

@@ -1,0 +1,56 @@
+//! What is lost on the way: a shim, a broker. Everybody is told, nothing runs on, and all comes back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use journeys::{Device, World, marker, sleepers, until};
+
+#[test]
+fn a_shim_that_is_killed_takes_its_sessions_along_and_the_engineer_is_told() {
+    let world = World::start();
+    let mut device = Device::enrol(&world, "gw-killed", "lab");
+    world.ask("gw-killed", "10m");
+    let marker = marker();
+    let command = format!("setsid sleep {marker} & sleep {marker}");
+    let session = world.ssh_start("gw-killed", &["-tt"], &command);
+    until("both processes on the device", || sleepers(&marker).len() == 2);
+    let id = world.live_session("gw-killed");
+    device.kill();
+    until("the processes to be gone", || sleepers(&marker).is_empty());
+    let done = session.ends();
+    assert_ne!(done.code(), 0, "{done}");
+    let said = format!("{}{}", done.out(), done.stderr);
+    assert!(said.contains("the connection to the device is lost"), "{done}");
+    assert_eq!(world.ended(&id)["end_reason"], "device_lost");
+    let refused = world.ssh(&["diag@gw-killed.daypass", "echo reached"]).with(255);
+    refused.says("gw-killed is not connected");
+
+    device.start();
+    device.is_online(&world);
+    assert_eq!(world.ssh(&["diag@gw-killed.daypass", "echo again"]).ok().out(), "again\n");
+    world.evidence_is_whole();
+}
+
+#[test]
+fn a_broker_that_stops_tells_the_engineer_and_devices_come_back_by_themselves() {
+    let world = World::start();
+    let mut device = Device::enrol(&world, "gw-patient", "lab");
+    world.ask("gw-patient", "20m");
+    let marker = marker();
+    let session = world.ssh_start("gw-patient", &["-tt"], &format!("setsid sleep {marker} & sleep {marker}"));
+    until("both processes on the device", || sleepers(&marker).len() == 2);
+    let id = world.live_session("gw-patient");
+    world.stop();
+    until("the processes to be gone", || sleepers(&marker).is_empty());
+    let done = session.ends();
+    assert_ne!(done.code(), 0, "{done}");
+    let said = format!("{}{}", done.out(), done.stderr);
+    assert!(said.contains("the broker is stopping"), "{done}");
+    assert!(device.shim().is_running());
+    world.evidence_is_whole();
+
+    world.start_again();
+    assert_eq!(world.ended(&id)["end_reason"], "broker_stopped");
+    device.is_online(&world);
+    // The grant outlives the broker that made it.
+    assert_eq!(world.ssh(&["diag@gw-patient.daypass", "echo again"]).ok().out(), "again\n");
+    world.evidence_is_whole();
+}
