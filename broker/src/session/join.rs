@@ -349,6 +349,7 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
         over = down => Ok(over),
     };
 
+    let lost = matches!(over, Ok(Over::Lost));
     let (close, failure) = match over {
         Err(end) => (Some((end.close_code(), end.message())), None),
         Ok(Over::Engineer) => (Some((CloseCode::Done, String::new())), None),
@@ -381,6 +382,10 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
         if let Some((code, message)) = close {
             // A device that is gone needs no goodbye.
             let _ = to_device.send(ToDevice::Close { code, message }).await;
+        }
+        if lost || live.is_ended() {
+            // The gateway says why and closes the channel; a close from here could overtake that line.
+            output.closed().await;
         }
         for message in [ToEngineer::Eof, ToEngineer::Close] {
             // Nor does an engineer who has left.
