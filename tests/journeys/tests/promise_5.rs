@@ -93,8 +93,9 @@ fn promise_5_evidence__every_step_of_a_request_is_in_the_log() {
     world.audited("session.ended", &[&id, "closed"]);
     let _ = world.cli("reviewer", &["play", &id, "--raw"]).ok();
     world.audited("recording.read", &["chloe@example.com", &id]);
-    // What was refused, too: the engineer is not the one who answers.
-    let own = world.ask("gw-0042", "5m");
-    assert_ne!(world.cli("engineer", &["approve", &own]).code(), 0);
-    world.audited("action.refused", &["ana@example.com"]);
+    // What was refused, too: the engineer does not run the fleet.
+    let refused = world.cli("engineer", &["device", "enrol-token", "--line", "edge-gateway"]);
+    assert_eq!(refused.code(), 4, "{refused}");
+    world.audited("action.refused", &["ana@example.com", "enrol_device"]);
+    world.evidence_is_whole();
 }
