@@ -252,7 +252,7 @@ pub async fn revoke(
     reason: &str,
     now: Timestamp,
 ) -> Result<Option<Recorded>, AnswerError> {
-    let reason = text::visible_lines("the reason", reason, MAX_REASON)?;
+    let reason = text::visible_line("the reason", reason, MAX_REASON)?;
     let own = person.id() == &grant.person;
     let (state, kind) =
         if own { (GrantState::Closed, Kind::GrantClosed) } else { (GrantState::Revoked, Kind::GrantRevoked) };
