@@ -168,4 +168,6 @@ def report(name, rows):
     print()
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
-    print(f"\nwritten to {(RESULTS / f'{name}.json').relative_to(ROOT)}")
+    # Whatever else the machine does falls on both sides, but not evenly.
+    print(f"\n{os.cpu_count()} processors, load {os.getloadavg()[1]:.1f} over the last five minutes")
+    print(f"written to {(RESULTS / f'{name}.json').relative_to(ROOT)}")
