@@ -2,6 +2,7 @@
 
 use super::{Limits, StoredRequest, SubmitError, cancel, store, submit};
 use crate::approval::{self, AnswerError, Outcome};
+use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
 use crate::http::Problem;
 use crate::http::json::Json;
@@ -320,8 +321,24 @@ async fn answer(
     let mut tx = ctx.db.begin().await?;
     readable(ctx, tx.conn(), person, id).await?;
     let request = store::find_for_update(&mut tx, id).await?.ok_or_else(|| no_such(id))?;
-    let (_outcome, recorded) =
-        approval::answer(&mut tx, person, &request, answer, &ctx.policies.current(), now).await?;
+    let answered = approval::answer(&mut tx, person, &request, answer, &ctx.policies.current(), now).await;
+    let (_outcome, recorded) = match answered {
+        Ok(answered) => answered,
+        Err(error) => {
+            drop(tx);
+            if let AnswerError::OwnRequest | AnswerError::NotPermitted(_) = &error {
+                // An attempt to approve what one may not is evidence too.
+                let event = Event::new(Kind::ActionRefused, person.actor())
+                    .request(id)
+                    .device(&request.device)
+                    .detail(serde_json::json!({
+                        "action": Action::Approve.as_str(), "reason": error.to_string(),
+                    }));
+                audit::note(&ctx.db, now, event).await?;
+            }
+            return Err(error.into());
+        }
+    };
     tx.commit(recorded).await?;
     ctx.request_changed(id);
     Ok(JsonOut(shown_by_id(ctx, person, id).await?))

@@ -51,6 +51,13 @@ async fn an_answer_may_narrow_and_never_widen_and_is_given_once() {
     }
     let (code, _) = world.post(&engineer, &approve, json!({})).await.problem(403);
     assert_eq!(code, "own_request");
+    let tried: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM audit_event WHERE kind = 'action.refused' AND request = $1")
+            .bind(id.to_string())
+            .fetch_one(world.ctx.db.pool())
+            .await
+            .unwrap();
+    assert_eq!(tried, 1, "the attempt is on record");
     assert_eq!(world.post(&approver, &approve, json!({})).await.status, 200);
     let (code, _) = world.post(&approver, &approve, json!({})).await.problem(409);
     assert_eq!(code, "not_pending");
