@@ -187,15 +187,16 @@ pub async fn decide(
 
     match policy::evaluate(policies, &ask, &approvals, now) {
         Decision::Allow(terms) => {
+            // Whole seconds, as a certificate has them: device and broker end at the same moment.
+            let starts_at = Timestamp::from_secs(now.as_secs());
             let grant = StoredGrant {
                 request: request.id.clone(),
                 person: request.person.clone(),
                 device: request.device.clone(),
                 login: terms.login,
                 channels: terms.channels,
-                starts_at: now,
-                // Whole seconds, as a certificate has them: device and broker end at the same moment.
-                ends_at: Timestamp::from_secs((now + terms.duration).as_secs()),
+                starts_at,
+                ends_at: starts_at + terms.duration,
                 state: GrantState::Live,
                 ended_by: None,
             };

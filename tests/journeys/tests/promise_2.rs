@@ -24,6 +24,12 @@ impl SmallDisk {
         assert_eq!(done.code(), 0, "mounting a small disk, as root: {}", done.stderr);
         Self(at.to_owned())
     }
+
+    fn grow(&self, mib: u32) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,size={mib}m")]).arg(&self.0);
+        assert_eq!(Program::run(mount, b"").code(), 0, "a greater disk");
+    }
 }
 
 impl Drop for SmallDisk {
@@ -80,6 +86,7 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is
     assert_eq!(world.journal("gw-0043"), journal, "nothing reached the device");
     // Room again, and it goes on.
     std::fs::remove_file(disk.0.join("filler")).unwrap();
+    disk.grow(64);
     assert_eq!(world.ssh(&["diag@gw-0043.daypass", "echo again"]).ok().out(), "again\n");
     world.evidence_is_whole();
 }
