@@ -53,7 +53,7 @@ async fn an_answer_may_narrow_and_never_widen_and_is_given_once() {
     assert_eq!(code, "own_request");
     let tried: i64 =
         sqlx::query_scalar("SELECT COUNT(*) FROM audit_event WHERE kind = 'action.refused' AND request = $1")
-            .bind(id.to_string())
+            .bind(id.clone())
             .fetch_one(world.ctx.db.pool())
             .await
             .unwrap();
