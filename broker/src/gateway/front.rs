@@ -10,10 +10,14 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::io::BufReader;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span, warn};
+
+/// Bytes read from a client at once.
+const READ: usize = 32 * 1024;
 
 /// What a gateway is told.
 #[derive(Clone, Debug)]
@@ -106,6 +110,8 @@ async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Confi
         }
         number += 1;
         let span = info_span!("ssh", connection = number, %source);
+        // The library reads a packet's length first and then the rest: two calls where one would do.
+        let stream = BufReader::with_capacity(READ, stream);
         let serving = serve(inside.clone(), stream, Place::Front, source, config.clone(), Some(slot));
         connections.spawn(
             async move {

@@ -25,8 +25,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 /// How long reading rests after a window was left at two bytes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A kept buffer larger than this is given back when it has emptied.
-const KEEP: usize = 64 * 1024;
+/// A buffer that grew past this many times the soft bound is given back when it has emptied. Smaller ones
+/// stay: bulk output fills and empties them all the time, and fresh memory costs page faults.
+const KEEP: usize = 2;
 
 /// The hold that others have on a [`Transport`].
 #[derive(Clone, Debug)]
@@ -153,7 +154,7 @@ impl<S: Stream> Transport<S> {
                 }
             }
         }
-        if self.egress.is_empty() && self.egress.capacity() > KEEP {
+        if self.egress.is_empty() && self.egress.capacity() > KEEP * self.shared.soft {
             self.egress = BytesMut::new();
         }
         self.publish();

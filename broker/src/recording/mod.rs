@@ -23,6 +23,7 @@ pub use error::RecordError;
 pub use event::{Command, SessionEvent};
 pub use read::{Content, ReadError, content_type, read};
 pub use recorder::{ChannelFacts, ChannelRecorder, Recorder};
+pub use seal::Pending;
 
 pub(crate) use read::{Place, open_file, place};
 

@@ -2,7 +2,7 @@
 
 use super::event::{Command as CommandText, SessionEvent};
 use super::output::OutputStream;
-use super::seal::Sealer;
+use super::seal::{Pending, Sealer};
 use super::writer::{Piece, Start};
 use super::{RecordError, SessionFacts};
 use bytes::Bytes;
@@ -125,13 +125,14 @@ pub struct ChannelRecorder {
 }
 
 impl ChannelRecorder {
-    /// Deliver the bytes only after this returned.
-    pub async fn stdout(&self, bytes: &Bytes) -> Result<(), RecordError> {
+    /// Starts to record; deliver the bytes only after [`Pending::recorded`]. Pieces are written in the order
+    /// of these calls, several may be on their way at once.
+    pub async fn stdout(&self, bytes: &Bytes) -> Result<Pending, RecordError> {
         self.output(OutputStream::Stdout, &self.stdout, bytes).await
     }
 
-    /// Deliver the bytes only after this returned.
-    pub async fn stderr(&self, bytes: &Bytes) -> Result<(), RecordError> {
+    /// As [`ChannelRecorder::stdout`].
+    pub async fn stderr(&self, bytes: &Bytes) -> Result<Pending, RecordError> {
         self.output(OutputStream::Stderr, &self.stderr, bytes).await
     }
 
@@ -140,10 +141,10 @@ impl ChannelRecorder {
         stream: OutputStream,
         count: &AtomicU64,
         bytes: &Bytes,
-    ) -> Result<(), RecordError> {
-        self.sealer.append(self.id, Piece::Output(stream, bytes.clone())).await?;
+    ) -> Result<Pending, RecordError> {
+        let pending = self.sealer.submit(self.id, Piece::Output(stream, bytes.clone())).await?;
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
+        Ok(pending)
     }
 
     /// Counts input; it has passwords in it and is never stored. Deliver it only when this is `Ok`:
@@ -161,8 +162,8 @@ impl ChannelRecorder {
         self.sealer.append(0, Piece::Event(event)).await
     }
 
-    pub async fn exit(&self, exit: &Exit) -> Result<(), RecordError> {
-        self.sealer.append(0, Piece::Event(SessionEvent::exited(self.number, exit))).await
+    pub async fn exit(&self, exit: &Exit) -> Result<Pending, RecordError> {
+        self.sealer.submit(0, Piece::Event(SessionEvent::exited(self.number, exit))).await
     }
 
     /// Ends and seals this channel's recording. A channel that is dropped instead is closed with its

@@ -37,6 +37,21 @@ pub(super) struct Sealer {
     wake: Notify,
 }
 
+/// A piece on its way to the writer. What it records is delivered only after [`Pending::recorded`].
+#[derive(Debug)]
+#[must_use]
+pub struct Pending {
+    sealer: Arc<Sealer>,
+    answer: oneshot::Receiver<Result<(), RecordError>>,
+}
+
+impl Pending {
+    pub async fn recorded(self) -> Result<(), RecordError> {
+        let answer = self.answer.await.unwrap_or(Err(RecordError::Stopped));
+        answer.map_err(|error| self.sealer.poison(error))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Turn {
     /// Directories are synced before the first seal: a sealed file must not vanish with its entry.
@@ -113,6 +128,16 @@ impl Sealer {
 
     pub async fn append(&self, number: i64, piece: Piece) -> Result<(), RecordError> {
         self.ask(|done| Command::Append { number, piece, done }).await
+    }
+
+    /// Gives a piece to the writer, in order, without waiting until it is written.
+    pub async fn submit(self: &Arc<Self>, number: i64, piece: Piece) -> Result<Pending, RecordError> {
+        self.check()?;
+        let (done, answer) = oneshot::channel();
+        match self.commands.send(Command::Append { number, piece, done }).await {
+            Ok(()) => Ok(Pending { sealer: self.clone(), answer }),
+            Err(_) => Err(self.poison(RecordError::Stopped)),
+        }
     }
 
     fn event(&self, kind: Kind, detail: serde_json::Value) -> Event {

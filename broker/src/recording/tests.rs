@@ -12,6 +12,11 @@ use futures_util::TryStreamExt as _;
 use sqlx::Executor as _;
 use std::process::Command as Program;
 
+/// What was submitted, once it is written.
+async fn written(pending: Result<Pending, RecordError>) -> Result<(), RecordError> {
+    pending?.recorded().await
+}
+
 /// A broker's recordings with one session, as `session::open` leaves it.
 pub(crate) struct Fixture {
     pub db: Db,
@@ -81,13 +86,13 @@ impl Fixture {
     pub async fn whole_session(&self) {
         let recorder = self.recordings.start(&self.facts).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
-        shell.stdout(&Bytes::from_static("$ uptime grün\r\n".as_bytes())).await.unwrap();
+        written(shell.stdout(&Bytes::from_static("$ uptime grün\r\n".as_bytes())).await).await.unwrap();
         self.sealed(1).await;
-        shell.stdout(&Bytes::from_static(b"up 3 days\r\n")).await.unwrap();
+        written(shell.stdout(&Bytes::from_static(b"up 3 days\r\n")).await).await.unwrap();
         shell.close().await.unwrap();
         let exec = recorder.channel(1, exec()).await.unwrap();
-        exec.stdout(&Bytes::from(vec![7; 100_000])).await.unwrap();
-        exec.exit(&Exit::Status(0)).await.unwrap();
+        written(exec.stdout(&Bytes::from(vec![7; 100_000])).await).await.unwrap();
+        written(exec.exit(&Exit::Status(0)).await).await.unwrap();
         recorder.close(EndReason::Closed, None).await.unwrap();
         self.recordings.settle().await;
         self.end_session().await;
@@ -162,16 +167,18 @@ async fn a_session_is_recorded_sealed_closed_compressed_and_read_back() {
         let recorder = at.recordings.start(&at.facts).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         shell.input(6).unwrap();
-        shell.stdout(&Bytes::from_static(b"gr\xc3")).await.unwrap();
-        shell.stdout(&Bytes::from_static(b"\xbcn\x1b[2J")).await.unwrap();
+        written(shell.stdout(&Bytes::from_static(b"gr\xc3")).await).await.unwrap();
+        written(shell.stdout(&Bytes::from_static(b"\xbcn\x1b[2J")).await).await.unwrap();
         shell.resize(WindowSize { cols: 100, rows: 40, ..WindowSize::default() }).await.unwrap();
         let live = at.content(1).await;
         assert!(live.contains("\\u001b[2J"), "a live recording can be read: {live}");
-        shell.exit(&Exit::Signal { name: "HUP".to_owned(), core_dumped: false }).await.unwrap();
+        written(shell.exit(&Exit::Signal { name: "HUP".to_owned(), core_dumped: false }).await)
+            .await
+            .unwrap();
         shell.close().await.unwrap();
         let exec = recorder.channel(1, exec()).await.unwrap();
-        exec.stdout(&Bytes::from_static(b"out")).await.unwrap();
-        exec.stderr(&Bytes::from_static(b"err")).await.unwrap();
+        written(exec.stdout(&Bytes::from_static(b"out")).await).await.unwrap();
+        written(exec.stderr(&Bytes::from_static(b"err")).await).await.unwrap();
         exec.close().await.unwrap();
         recorder.close(EndReason::Expired, Some("the window is over".to_owned())).await.unwrap();
         at.recordings.settle().await;
@@ -264,7 +271,7 @@ async fn no_recorder_no_session_a_full_disk_poisons_the_recorder() {
         let block = Bytes::from(vec![b'x'; 32 * 1024]);
         let mut recorded = 0;
         let error = loop {
-            match exec.stdout(&block).await {
+            match written(exec.stdout(&block).await).await {
                 Ok(()) => recorded += block.len(),
                 Err(error) => break error,
             }
@@ -313,7 +320,7 @@ async fn no_recorder_no_session_a_seal_that_fails_ends_the_recording() {
         let shell = recorder.channel(0, shell()).await.unwrap();
         let failed = recorder.failed();
         at.db.close().await;
-        shell.stdout(&Bytes::from_static(b"x")).await.ok();
+        written(shell.stdout(&Bytes::from_static(b"x")).await).await.ok();
         let error = tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap();
         assert!(matches!(error, RecordError::Log(_)), "{error:?}");
         assert!(shell.stdout(&Bytes::from_static(b"x")).await.is_err());
@@ -328,7 +335,7 @@ async fn a_session_that_is_dropped_half_way_is_sealed_and_marked_interrupted() {
         let at = Fixture::new(db).await;
         let recorder = at.recordings.start(&at.facts).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
-        shell.stdout(&Bytes::from_static(b"the last word")).await.unwrap();
+        written(shell.stdout(&Bytes::from_static(b"the last word")).await).await.unwrap();
         drop((shell, recorder));
         at.recordings.settle().await;
         let row = at.row(1).await;
@@ -345,7 +352,7 @@ async fn after_a_crash_open_recordings_are_interrupted_and_nothing_is_truncated(
         let at = Fixture::new(db).await;
         let recorder = at.recordings.start(&at.facts).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
-        shell.stdout(&Bytes::from_static(b"before the crash")).await.unwrap();
+        written(shell.stdout(&Bytes::from_static(b"before the crash")).await).await.unwrap();
         let sealed = at.sealed(1).await;
         // A broker that crashed drops nothing.
         std::mem::forget((shell, recorder));

@@ -13,6 +13,8 @@ use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
 use daypass_protocol::tunnel::frame::CloseCode;
 use daypass_protocol::tunnel::open::OpenKind;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -23,6 +25,8 @@ use tokio_util::task::TaskTracker;
 const WARNING: Duration = Duration::from_mins(1);
 /// What a channel may take to hand over its last messages once the session is over.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Pieces of output that may be with the recorder at once; each is at most one frame of the tunnel.
+const AHEAD: usize = 8;
 
 /// Why a channel does not open, in words for the engineer.
 #[derive(Debug, thiserror::Error)]
@@ -314,32 +318,54 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
         }
     };
     let down = async {
-        let mut left = false;
+        let (mut left, mut over) = (false, None);
+        // In order: recorded, then delivered. The writer has the next pieces while it answers for the first.
+        let mut recording = FuturesOrdered::new();
         loop {
-            let (message, recorded) = match from_device.recv().await {
-                None => return Over::Lost,
-                Some(FromDevice::Closed { code, message }) => return Over::Device(code, message),
-                Some(FromDevice::Data(bytes)) => {
-                    let recorded = recorder.stdout(&bytes).await;
-                    (ToEngineer::Data(bytes), recorded)
+            tokio::select! {
+                biased;
+                Some((message, recorded)) = recording.next() => {
+                    if let Err(error) = recorded {
+                        return Over::Recorder(error);
+                    }
+                    if !left && output.send(message).await.is_err() {
+                        // Nobody reads any more; what the process still says is recorded all the same.
+                        left = true;
+                    }
                 }
-                Some(FromDevice::Stderr(bytes)) => {
-                    let recorded = recorder.stderr(&bytes).await;
-                    (ToEngineer::Stderr(bytes), recorded)
+                message = from_device.recv(), if over.is_none() && recording.len() < AHEAD => {
+                    let (message, pending) = match message {
+                        None => {
+                            over = Some(Over::Lost);
+                            continue;
+                        }
+                        Some(FromDevice::Closed { code, message }) => {
+                            over = Some(Over::Device(code, message));
+                            continue;
+                        }
+                        Some(FromDevice::Data(bytes)) => {
+                            let pending = recorder.stdout(&bytes).await;
+                            (ToEngineer::Data(bytes), pending)
+                        }
+                        Some(FromDevice::Stderr(bytes)) => {
+                            let pending = recorder.stderr(&bytes).await;
+                            (ToEngineer::Stderr(bytes), pending)
+                        }
+                        // SSH has one EOF for both streams: it is sent with the close.
+                        Some(FromDevice::Eof(_)) => continue,
+                        Some(FromDevice::Exit(exit)) => {
+                            let pending = recorder.exit(&exit).await;
+                            (ToEngineer::Exit(exit), pending)
+                        }
+                    };
+                    match pending {
+                        Ok(pending) => {
+                            recording.push_back(async move { (message, pending.recorded().await) });
+                        }
+                        Err(error) => return Over::Recorder(error),
+                    }
                 }
-                // SSH has one EOF for both streams: it is sent with the close.
-                Some(FromDevice::Eof(_)) => continue,
-                Some(FromDevice::Exit(exit)) => {
-                    let recorded = recorder.exit(&exit).await;
-                    (ToEngineer::Exit(exit), recorded)
-                }
-            };
-            if let Err(error) = recorded {
-                return Over::Recorder(error);
-            }
-            if !left && output.send(message).await.is_err() {
-                // Nobody reads any more; what the process still says is recorded all the same.
-                left = true;
+                else => return over.unwrap_or(Over::Lost),
             }
         }
     };

@@ -32,6 +32,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// `TUNNEL.md` section 7.2 asks.
 const ACK_BYTES: u64 = 32 * 1024;
 const ACK_DELAY: Duration = Duration::from_millis(200);
+/// Bytes read from a process at once. With what SSH puts around it, one such piece fits into one packet of
+/// 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
+const READ: usize = MAX_DATA - 256;
 /// Longest sleep of the timer at the end of the window: the counter it is compared with also counts while
 /// the device sleeps, tokio's does not.
 const MAX_NAP: Duration = Duration::from_secs(5);
@@ -304,8 +307,8 @@ async fn outward_fallible(
     let mut taken = counts.taken.subscribe();
     let (mut acked, mut ack_due) = (0, None);
     let (mut output_open, mut exit) = (true, None);
-    let mut out_buffer = vec![0; MAX_DATA];
-    let mut err_buffer = vec![0; if error.is_some() { MAX_DATA } else { 0 }];
+    let mut out_buffer = vec![0; READ];
+    let mut err_buffer = vec![0; if error.is_some() { READ } else { 0 }];
     writer.send(&Frame::Opened).await?;
     while output_open || error.is_some() || exit.is_none() {
         tokio::select! {
