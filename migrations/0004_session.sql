@@ -60,6 +60,7 @@ CREATE TABLE recording (
     sealed_sha256   TEXT   NOT NULL,
     closed_at       BIGINT,
     stored_sha256   TEXT,                       -- of the compressed file as it lies on the disk, once there is one
+    stored_bytes    BIGINT,                     -- and its size
     PRIMARY KEY (session, number),
     CONSTRAINT recording_file_is_unique UNIQUE (file),
     CONSTRAINT recording_kind_is_known CHECK (kind IN ('events', 'asciicast', 'output')),

@@ -102,6 +102,7 @@ impl Ctx {
             config.recordings.dir.clone(),
             recording::Limits {
                 min_free_bytes: config.recordings.min_free_bytes,
+                total_bytes: config.recordings.total_bytes,
                 ..recording::Limits::default()
             },
         );

@@ -125,6 +125,10 @@ dir = "policies"
 # dir = "data/recordings"
 # No new session starts with less than this free.
 # min_free_mib = 256
+# No new session starts while all recordings together take this much or more; 0 is without limit.
+# total_mib = 0
+# A session that says more than this ends; 0 is without limit. Policies may set less: @recording_limit("200MiB")
+# session_mib = 16384
 
 [requests]
 # lapse_after_s = 3600
@@ -135,6 +139,10 @@ dir = "policies"
 # identity_lifetime_s = 43200
 # channels_per_session = 20
 # per_person = 20
+# per_device = 20
+# A session with a terminal on which nobody typed for so long ends; 0 is never. Policies may set less:
+# @idle_timeout("10m")
+# idle_timeout_s = 3600
 
 [login]
 # OpenID Connect. The redirect address is <https.url>/login/callback.

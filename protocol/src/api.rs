@@ -405,6 +405,10 @@ body! {
         DeviceSuspended,
         DeviceLost,
         RecorderFailed,
+        /// Nobody typed for longer than policy or the broker allow.
+        Idle,
+        /// The recording reached the size that policy or the broker allow.
+        RecordingLimit,
         PolicyChanged,
         BrokerStopped,
         /// Found open after the broker was not shut down in order.

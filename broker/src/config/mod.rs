@@ -7,6 +7,7 @@ mod fields;
 mod tests;
 
 use crate::login::{LoginConfig, LoginSettings};
+use crate::policy::SessionLimits;
 use fields::Fields;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub struct Recordings {
     pub dir: PathBuf,
     /// New sessions are refused with less free space than this on the folder's filesystem.
     pub min_free_bytes: u64,
+    /// New sessions are refused while the recordings take more than this.
+    pub total_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +71,9 @@ pub struct Sessions {
     pub identity_lifetime: Duration,
     pub channels_per_session: u32,
     pub sessions_per_person: u32,
+    pub sessions_per_device: u32,
+    /// For every session; policies may set tighter ones.
+    pub limits: SessionLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,11 +201,17 @@ impl Config {
         let policies_dir = fields.path("policies.dir");
         let recordings_dir = fields.path_opt("recordings.dir").or_else(|| in_data("recordings"));
         let min_free_bytes = fields.number_or("recordings.min_free_mib", 256, 0..=1 << 30) * (1 << 20);
+        let total_mib = fields.number_or("recordings.total_mib", 0, 0..=1 << 40);
+        let session_mib = fields.number_or("recordings.session_mib", 16 * 1024, 0..=1 << 30);
         let lapse_s = fields.number_or("requests.lapse_after_s", 3600, 60..=7 * 86_400);
         let pending = fields.number_or("requests.pending_per_person", 20, 1..=1000);
         let identity_s = fields.number_or("sessions.identity_lifetime_s", 12 * 3600, 60..=24 * 3600);
         let channels = fields.number_or("sessions.channels_per_session", 20, 1..=30);
         let per_person = fields.number_or("sessions.per_person", 20, 1..=1000);
+        let per_device = fields.number_or("sessions.per_device", 20, 1..=1000);
+        let idle_s = fields.number_or("sessions.idle_timeout_s", 3600, 0..=24 * 3600);
+        // 0 is without limit.
+        let limited = |number: u64| (number > 0).then_some(number);
         let format = match fields.text_or("log.format", "text").as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
@@ -254,7 +266,11 @@ impl Config {
                 keys_dir: keys_dir?,
                 key_passphrase: key_passphrase?,
                 policies_dir: policies_dir?,
-                recordings: Recordings { dir: recordings_dir?, min_free_bytes },
+                recordings: Recordings {
+                    dir: recordings_dir?,
+                    min_free_bytes,
+                    total_bytes: limited(total_mib).map(|mib| mib << 20),
+                },
                 requests: Requests {
                     lapse_after: Duration::from_secs(lapse_s),
                     pending_per_person: i64::try_from(pending).ok()?,
@@ -263,6 +279,11 @@ impl Config {
                     identity_lifetime: Duration::from_secs(identity_s),
                     channels_per_session: u32::try_from(channels).ok()?,
                     sessions_per_person: u32::try_from(per_person).ok()?,
+                    sessions_per_device: u32::try_from(per_device).ok()?,
+                    limits: SessionLimits {
+                        idle: limited(idle_s).map(Duration::from_secs),
+                        recording_bytes: limited(session_mib).map(|mib| mib << 20),
+                    },
                 },
                 log: Log { format, filter },
                 login: login?,

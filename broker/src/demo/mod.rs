@@ -140,8 +140,8 @@ fn forget(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The demonstration's configuration: made by `init` at the first start; the login section is written
-/// anew each time, because the provider's secret lives only as long as it runs.
+/// The demonstration's configuration: made by `init` at the first start, and written anew at each, because
+/// ports and the provider change. Whatever stands in `broker/extra.toml` is added to it.
 fn config(place: &Place, idp: &idp::Handle, https_port: u16, ssh_port: u16) -> anyhow::Result<Config> {
     let dir = place.dir.join("broker");
     let url = format!("https://127.0.0.1:{https_port}");
@@ -149,6 +149,12 @@ fn config(place: &Place, idp: &idp::Handle, https_port: u16, ssh_port: u16) -> a
         std::fs::create_dir_all(&dir)?;
         init::init(&dir, &url)?;
     }
+    let extra = match std::fs::read_to_string(dir.join("extra.toml")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).context("extra.toml"),
+    };
+    let recordings = if extra.contains("[recordings]") { "" } else { "[recordings]\nmin_free_mib = 16\n" };
     let text = format!(
         "data_dir = \"data\"
 [https]
@@ -160,14 +166,12 @@ listen = \"127.0.0.1:{ssh_port}\"
 passphrase_file = \"passphrase\"
 [policies]
 dir = \"policies\"
-[recordings]
-min_free_mib = 16
-[login]
+{recordings}[login]
 issuer = \"{}\"
 client_id = \"{}\"
 [log]
 filter = \"warn,daypass_broker=info\"
-",
+{extra}",
         idp.issuer, idp.client_id
     );
     let path = dir.join("broker.toml");

@@ -1,6 +1,7 @@
 //! A set of policies: read, checked as a whole, and then never changed.
 
 use super::error::{Mistakes, line_of};
+use super::limits::SessionLimits;
 use super::question::{Types, Verdict};
 use super::{
     About, Action, Approvals, ConnectAsk, DeviceFacts, PolicyErrors, RequestFacts, Resource, SessionFacts,
@@ -45,6 +46,7 @@ pub struct Policies {
 struct Described {
     id: String,
     description: String,
+    limits: SessionLimits,
 }
 
 impl Policies {
@@ -84,13 +86,19 @@ impl Policies {
         for (file, source) in files {
             for (line, policy) in read_policies(file, source, &mut mistakes) {
                 let id = policy.id().to_string();
+                let limits = SessionLimits::read(&policy).unwrap_or_else(|wrong| {
+                    for why in wrong {
+                        mistakes.push(file, Some(line), why);
+                    }
+                    SessionLimits::default()
+                });
                 let description = policy.annotation("description").unwrap_or_default().trim().to_owned();
                 if set.add(policy).is_err() {
                     mistakes.push(file, Some(line), format!("a second policy with @id(\"{id}\")"));
                     continue;
                 }
                 places.insert(id.clone(), (file, source, line));
-                described.push(Described { id, description });
+                described.push(Described { id, description, limits });
             }
         }
         if described.is_empty() && mistakes.is_empty() {
@@ -129,6 +137,12 @@ impl Policies {
     /// What a policy says of itself.
     pub fn description(&self, id: &str) -> Option<&str> {
         self.described.iter().find(|policy| policy.id == id).map(|policy| policy.description.as_str())
+    }
+
+    /// The tightest limits that these policies set for a session they permit together.
+    pub fn session_limits(&self, permitted_by: &[String]) -> SessionLimits {
+        let permitting = self.described.iter().filter(|policy| permitted_by.contains(&policy.id));
+        permitting.fold(SessionLimits::default(), |limits, policy| limits.and(policy.limits))
     }
 
     /// Every team that a policy names. Another team makes no difference to any decision.

@@ -1,6 +1,6 @@
 //! What happens to a recording after its end: compressed when it was closed, marked when it was not.
 
-use super::store::{self, Recording, State};
+use super::store::{self, Recording, State, Stored};
 use super::{Inner, seal};
 use crate::audit::{self, Actor, Event, Kind};
 use daypass_protocol::ids::SessionId;
@@ -73,12 +73,12 @@ async fn compress(inner: &Inner, session: &SessionId, number: i64) -> anyhow::Re
     Ok(())
 }
 
-/// Returns the SHA-256 of the compressed file.
-fn write_compressed(path: &Path, sha256: &str) -> io::Result<String> {
+/// Returns what the compressed file is.
+fn write_compressed(path: &Path, sha256: &str) -> io::Result<Stored> {
     let part = with_suffix(path, ".zst.part");
     let mut raw = File::open(path)?;
     let into = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    let mut encoder = zstd::Encoder::new(Hashing { to: into, hash: Sha256::new() }, LEVEL)?;
+    let mut encoder = zstd::Encoder::new(Hashing { to: into, hash: Sha256::new(), bytes: 0 }, LEVEL)?;
     encoder.include_checksum(true)?;
     let mut content = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
@@ -98,18 +98,20 @@ fn write_compressed(path: &Path, sha256: &str) -> io::Result<String> {
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }
-    Ok(hex::encode(done.hash.finalize()))
+    Ok(Stored { sha256: hex::encode(done.hash.finalize()), bytes: done.bytes })
 }
 
 struct Hashing {
     to: File,
     hash: Sha256,
+    bytes: u64,
 }
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.to.write(bytes)?;
         self.hash.update(bytes.get(..count).unwrap_or_default());
+        self.bytes += count as u64;
         Ok(count)
     }
 

@@ -13,6 +13,13 @@ pub enum RecordError {
         "the disk that holds the recordings has only {free_mib} MiB free, and {min_mib} MiB are to be kept; an operator must make room before new sessions can start"
     )]
     TooLittleRoom { free_mib: u64, min_mib: u64 },
+    #[error(
+        "the recordings take {used_mib} MiB, and {most_mib} MiB are allowed; an operator must make room before new sessions can start"
+    )]
+    Quota { used_mib: u64, most_mib: u64 },
+    /// Not a failure of the recorder: it closes in order after this.
+    #[error("the recording of this session has reached its limit of {mib} MiB")]
+    TooLong { mib: u64 },
     #[error("the recording cannot be started")]
     Start(#[source] Arc<io::Error>),
     #[error("the recording cannot be written")]

@@ -44,6 +44,8 @@ use tokio_util::task::TaskTracker;
 pub struct Limits {
     /// With less than this free on the recordings' disk, no new session starts.
     pub min_free_bytes: u64,
+    /// With more than this taken by recordings, no new session starts.
+    pub total_bytes: Option<u64>,
     /// What grew is sealed at the latest after this time…
     pub seal_every: Duration,
     /// …or when this much is unsealed…
@@ -56,6 +58,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             min_free_bytes: 512 << 20,
+            total_bytes: None,
             seal_every: Duration::from_secs(2),
             seal_bytes: 512 << 10,
             seal_gap: Duration::from_millis(250),
@@ -102,10 +105,11 @@ impl Recordings {
         &self.inner.root
     }
 
-    /// Starts the recording of a session whose row exists. Without what this returns, nothing can carry
-    /// the session's bytes.
-    pub async fn start(&self, facts: &SessionFacts) -> Result<Recorder, RecordError> {
+    /// Starts the recording of a session whose row exists; it takes at most `most` bytes of output. Without
+    /// what this returns, nothing can carry the session's bytes.
+    pub async fn start(&self, facts: &SessionFacts, most: Option<u64>) -> Result<Recorder, RecordError> {
         self.free_space()?;
+        self.quota().await?;
         let at = self.inner.clock.now();
         let folder = format!("{}/{}", &at.to_string()[..10], facts.session);
         let path = self.inner.root.join(&folder);
@@ -117,7 +121,7 @@ impl Recordings {
             grown: Notify::new(),
             much: self.inner.limits.seal_bytes,
         });
-        let commands = writer::start(growth.clone()).map_err(RecordError::starting)?;
+        let commands = writer::start(growth.clone(), most).map_err(RecordError::starting)?;
         let sealer = seal::Sealer::new(self.inner.clone(), facts.clone(), folder, commands, growth);
         self.inner.tasks.spawn(sealer.clone().run());
         Recorder::begin(sealer, facts).await
@@ -134,6 +138,16 @@ impl Recordings {
             return Err(RecordError::TooLittleRoom { free_mib: free >> 20, min_mib: min.div_ceil(1 << 20) });
         }
         Ok(free)
+    }
+
+    /// An error when the recordings take all that they may.
+    async fn quota(&self) -> Result<(), RecordError> {
+        let Some(most) = self.inner.limits.total_bytes else { return Ok(()) };
+        let used = store::total_bytes(&self.inner.db).await?;
+        if used < most {
+            return Ok(());
+        }
+        Err(RecordError::Quota { used_mib: used >> 20, most_mib: most >> 20 })
     }
 
     /// To be called once, before the first session: recordings that no recorder closed are marked

@@ -94,6 +94,9 @@ impl Sealer {
 
     /// The first failure stays: it is the cause of all that follow.
     fn poison(&self, error: RecordError) -> RecordError {
+        if matches!(error, RecordError::TooLong { .. }) {
+            return error;
+        }
         let mut first = error;
         self.failure.send_if_modified(|failure| match failure {
             Some(earlier) => {

@@ -158,16 +158,25 @@ pub async fn end(
     Ok(done.rows_affected() == 1)
 }
 
+/// A compressed recording as it lies on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub sha256: String,
+    pub bytes: u64,
+}
+
 pub async fn set_stored(
     tx: &mut Tx,
     session: &SessionId,
     number: i64,
-    sha256: &str,
+    stored: &Stored,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE recording SET stored_sha256 = $3 WHERE session = $1 AND number = $2")
+    let sql = "UPDATE recording SET stored_sha256 = $3, stored_bytes = $4 WHERE session = $1 AND number = $2";
+    sqlx::query(sql)
         .bind(session.as_str())
         .bind(number)
-        .bind(sha256)
+        .bind(stored.sha256.as_str())
+        .bind(i64::try_from(stored.bytes).unwrap_or(i64::MAX))
         .execute(tx.conn())
         .await?;
     Ok(())
@@ -181,6 +190,16 @@ async fn select(db: &Db, rest: &str, session: Option<&SessionId>) -> Result<Vec<
         None => query,
     };
     query.fetch_all(db.pool()).await?.iter().map(read).collect()
+}
+
+/// What all recordings take on the disk: of a compressed one its compressed size.
+pub async fn total_bytes(db: &Db) -> Result<u64, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT CAST(COALESCE(SUM(COALESCE(stored_bytes, sealed_bytes)), 0) AS BIGINT) FROM recording",
+    )
+    .fetch_one(db.pool())
+    .await?;
+    Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
 }
 
 /// The recordings of a session, the events file first.

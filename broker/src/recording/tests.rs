@@ -84,7 +84,7 @@ impl Fixture {
 
     /// A session with a shell and a command, closed, compressed and ended.
     pub async fn whole_session(&self) {
-        let recorder = self.recordings.start(&self.facts).await.unwrap();
+        let recorder = self.recordings.start(&self.facts, None).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         written(shell.stdout(&Bytes::from_static("$ uptime grün\r\n".as_bytes())).await).await.unwrap();
         self.sealed(1).await;
@@ -164,7 +164,7 @@ impl Drop for SmallDisk {
 async fn a_session_is_recorded_sealed_closed_compressed_and_read_back() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         shell.input(6).unwrap();
         written(shell.stdout(&Bytes::from_static(b"gr\xc3")).await).await.unwrap();
@@ -234,7 +234,7 @@ async fn no_recorder_no_session_a_recorder_that_cannot_start_gives_nothing_to_wr
     let file = tempfile::NamedTempFile::new().unwrap();
     for root in [file.path().join("recordings"), PathBuf::from("/proc/recordings")] {
         let at = Fixture::at(testing::sqlite().await, root, quick()).await;
-        let error = at.recordings.start(&at.facts).await.unwrap_err();
+        let error = at.recordings.start(&at.facts, None).await.unwrap_err();
         assert!(matches!(error, RecordError::Start(_)), "{error:?}");
         assert!(store::of_session(&at.db, &at.facts.session).await.unwrap().is_empty());
     }
@@ -245,7 +245,7 @@ async fn no_recorder_no_session_without_its_audit_event_no_recording_starts() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
         at.db.pool().execute("DELETE FROM audit_head").await.unwrap();
-        let error = at.recordings.start(&at.facts).await.unwrap_err();
+        let error = at.recordings.start(&at.facts, None).await.unwrap_err();
         assert!(matches!(error, RecordError::Log(_)), "{error:?}");
         assert!(store::of_session(&at.db, &at.facts.session).await.unwrap().is_empty());
     }
@@ -255,7 +255,7 @@ async fn no_recorder_no_session_without_its_audit_event_no_recording_starts() {
 async fn no_recorder_no_session_too_little_room_denies_new_sessions() {
     let limits = Limits { min_free_bytes: u64::MAX, ..quick() };
     let at = Fixture::at(testing::sqlite().await, std::env::temp_dir(), limits).await;
-    let error = at.recordings.start(&at.facts).await.unwrap_err();
+    let error = at.recordings.start(&at.facts, None).await.unwrap_err();
     assert!(matches!(error, RecordError::TooLittleRoom { .. }), "{error:?}");
     assert!(error.to_string().contains("must make room"));
 }
@@ -265,7 +265,7 @@ async fn no_recorder_no_session_a_full_disk_poisons_the_recorder() {
     for db in testing::databases().await {
         let disk = SmallDisk::mount();
         let at = Fixture::at(db, disk.0.join("recordings"), quick()).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         let failed = recorder.failed();
         let exec = recorder.channel(0, exec()).await.unwrap();
         let block = Bytes::from(vec![b'x'; 32 * 1024]);
@@ -304,7 +304,7 @@ async fn no_recorder_no_session_a_full_disk_poisons_the_recorder() {
 async fn no_recorder_no_session_a_device_that_takes_no_byte_fails_the_write() {
     let at = Fixture::new(testing::sqlite().await).await;
     let folder = at.root.join("2026-11-22/S-7K2M9QXD");
-    let recorder = at.recordings.start(&at.facts).await.unwrap();
+    let recorder = at.recordings.start(&at.facts, None).await.unwrap();
     // Something else lies where the channel's file must be created: it is never written to.
     std::os::unix::fs::symlink("/dev/full", folder.join("channel-0.output")).unwrap();
     let error = recorder.channel(0, exec()).await.unwrap_err();
@@ -316,7 +316,7 @@ async fn no_recorder_no_session_a_device_that_takes_no_byte_fails_the_write() {
 async fn no_recorder_no_session_a_seal_that_fails_ends_the_recording() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         let failed = recorder.failed();
         at.db.close().await;
@@ -333,7 +333,7 @@ async fn no_recorder_no_session_a_seal_that_fails_ends_the_recording() {
 async fn a_session_that_is_dropped_half_way_is_sealed_and_marked_interrupted() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         written(shell.stdout(&Bytes::from_static(b"the last word")).await).await.unwrap();
         drop((shell, recorder));
@@ -350,7 +350,7 @@ async fn a_session_that_is_dropped_half_way_is_sealed_and_marked_interrupted() {
 async fn after_a_crash_open_recordings_are_interrupted_and_nothing_is_truncated() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         let shell = recorder.channel(0, shell()).await.unwrap();
         written(shell.stdout(&Bytes::from_static(b"before the crash")).await).await.unwrap();
         let sealed = at.sealed(1).await;

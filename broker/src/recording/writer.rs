@@ -122,17 +122,26 @@ impl Track {
     }
 }
 
+/// What a session's limit leaves.
+#[derive(Clone, Copy)]
+struct Left {
+    bytes: u64,
+    most: u64,
+}
+
 struct Writer {
     tracks: BTreeMap<i64, Track>,
     buffer: Vec<u8>,
     began: Instant,
     growth: Arc<Growth>,
+    /// Bytes of output that may still be written.
+    left: Option<Left>,
     /// After one failure nothing is written any more: what is behind a torn piece would be no evidence.
     failed: Option<RecordError>,
 }
 
 /// Starts the thread; it ends when the last sender is gone.
-pub(super) fn start(growth: Arc<Growth>) -> io::Result<mpsc::Sender<Command>> {
+pub(super) fn start(growth: Arc<Growth>, most: Option<u64>) -> io::Result<mpsc::Sender<Command>> {
     let (sender, mut commands) = mpsc::channel(QUEUE);
     std::thread::Builder::new().name("recorder".to_owned()).spawn(move || {
         let mut writer = Writer {
@@ -140,6 +149,7 @@ pub(super) fn start(growth: Arc<Growth>) -> io::Result<mpsc::Sender<Command>> {
             buffer: Vec::new(),
             began: Instant::now(),
             growth,
+            left: most.map(|most| Left { bytes: most, most }),
             failed: None,
         };
         while let Some(command) = commands.blocking_recv() {
@@ -217,6 +227,12 @@ impl Writer {
             let _ = done.send(Err(error));
             return;
         }
+        if let Piece::Output(_, bytes) = &piece
+            && let Err(error) = self.spend(bytes.len() as u64)
+        {
+            let _ = done.send(Err(error));
+            return;
+        }
         let at = self.began.elapsed();
         let Some(track) = self.tracks.get_mut(&number) else {
             let _ = done.send(Err(RecordError::Closed));
@@ -263,6 +279,22 @@ impl Writer {
         self.growth.add(self.buffer.len() as u64);
         if self.buffer.capacity() > KEEP_BUFFER {
             self.buffer = Vec::new();
+        }
+    }
+
+    /// Takes from what is left. Once it was not enough, nothing is: a smaller piece behind one that was
+    /// refused would leave a gap that nobody sees.
+    fn spend(&mut self, bytes: u64) -> Result<(), RecordError> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        match left.bytes.checked_sub(bytes) {
+            Some(rest) => {
+                left.bytes = rest;
+                Ok(())
+            }
+            None => {
+                left.bytes = 0;
+                Err(RecordError::TooLong { mib: left.most >> 20 })
+            }
         }
     }
 

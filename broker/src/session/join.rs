@@ -1,5 +1,6 @@
 //! Joining: a running session, its channels, and the one place where it ends.
 
+use super::activity::{Terminal, idle};
 use super::open::{BY_BROKER, Opened};
 use super::wire::{DeviceChannel, EngineerChannel, FromDevice, FromEngineer, ToDevice, ToEngineer};
 use super::{End, Live, store};
@@ -83,6 +84,7 @@ impl Running {
             tokio::select! {
                 _ = watch.ended() => {}
                 () = expiry(&keeper, &watch) => watch.end(End::because(EndReason::Expired)),
+                end = idle(&watch) => watch.end(end),
                 error = failed => {
                     tracing::error!(%error, session = %watch.id, "the recorder failed");
                     watch.end(End::with(EndReason::RecorderFailed, error.to_string()));
@@ -194,9 +196,10 @@ impl Running {
         }
         metrics::counter!("daypass_channels_opened_total", "kind" => channel_kind.as_str()).increment(1);
         let live = self.live.clone();
+        let terminal = kind.pty().map(|_| Terminal::open(&live));
         self.channels.spawn(async move {
             let _room = room;
-            join(&live, engineer, device, recorder).await;
+            join(&live, terminal, engineer, device, recorder).await;
         });
         Ok(())
     }
@@ -288,7 +291,13 @@ enum Over {
 
 /// Lets bytes flow until either end closes or the session is over. A byte goes on only after the recorder
 /// has it.
-async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, recorder: ChannelRecorder) {
+async fn join(
+    live: &Live,
+    terminal: Option<Terminal>,
+    engineer: EngineerChannel,
+    device: DeviceChannel,
+    recorder: ChannelRecorder,
+) {
     let EngineerChannel { mut input, output } = engineer;
     let DeviceChannel { input: to_device, output: mut from_device } = device;
 
@@ -300,6 +309,7 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
                     if let Err(error) = recorder.input(bytes.len()) {
                         return Over::Recorder(error);
                     }
+                    live.activity.note();
                     ToDevice::Data(bytes)
                 }
                 FromEngineer::Eof => ToDevice::Eof,
@@ -344,6 +354,10 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
                             continue;
                         }
                         Some(FromDevice::Data(bytes)) => {
+                            // What a terminal shows says nothing about whether somebody is there.
+                            if terminal.is_none() {
+                                live.activity.note();
+                            }
                             let pending = recorder.stdout(&bytes).await;
                             (ToEngineer::Data(bytes), pending)
                         }
@@ -402,7 +416,7 @@ async fn join(live: &Live, engineer: EngineerChannel, device: DeviceChannel, rec
     };
     if let Some(error) = failure {
         tracing::error!(%error, session = %live.id, "the recorder failed");
-        live.end(End::with(EndReason::RecorderFailed, error.to_string()));
+        live.end(End::unrecorded(&error));
     }
     let goodbye = async {
         if let Some((code, message)) = close {

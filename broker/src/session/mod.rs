@@ -6,6 +6,7 @@
 //! recorder. Whatever ends a session (the window, a revocation, a person, the device's state, policy, the
 //! recorder) ends it through [`Live::end`], and everything that runs for it watches for that.
 
+mod activity;
 mod door;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 pub mod http;
@@ -20,6 +21,9 @@ pub(crate) use open::still_allowed;
 pub use open::{Client, OpenRefused, open};
 pub use permit::Permit;
 
+use crate::policy::SessionLimits;
+use crate::recording::RecordError;
+use activity::Activity;
 use daypass_protocol::api::EndReason;
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
@@ -46,6 +50,15 @@ impl End {
         Self { reason, detail: Some(detail.into()) }
     }
 
+    /// For a session whose bytes the recorder does not take any more.
+    fn unrecorded(error: &RecordError) -> Self {
+        let reason = match error {
+            RecordError::TooLong { .. } => EndReason::RecordingLimit,
+            _ => EndReason::RecorderFailed,
+        };
+        Self::with(reason, error.to_string())
+    }
+
     /// The line that the engineer sees.
     pub fn message(&self) -> String {
         let detail = self.detail.as_deref().unwrap_or_default();
@@ -60,6 +73,8 @@ impl End {
                 "recording failed, and nothing happens here unrecorded; ask the operator of the broker"
                     .to_owned()
             }
+            EndReason::Idle => "the session was ended: nobody typed for too long".to_owned(),
+            EndReason::RecordingLimit => format!("the session was ended: {detail}"),
             EndReason::PolicyChanged => format!("policy does not allow this session any more: {detail}"),
             EndReason::BrokerStopped => "the broker is stopping".to_owned(),
             EndReason::Interrupted => "the session was interrupted".to_owned(),
@@ -90,6 +105,8 @@ pub struct Live {
     pub login: Login,
     pub channels: ChannelSet,
     pub ends_at: Timestamp,
+    pub limits: SessionLimits,
+    activity: Activity,
     end: watch::Sender<Option<End>>,
     notices: broadcast::Sender<String>,
 }
@@ -104,6 +121,8 @@ impl Live {
             login: permit.login.clone(),
             channels: permit.channels.clone(),
             ends_at: permit.ends_at,
+            limits: permit.limits,
+            activity: Activity::default(),
             end: watch::Sender::new(None),
             notices: broadcast::channel(8).0,
         }

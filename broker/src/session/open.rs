@@ -40,6 +40,8 @@ pub enum OpenRefused {
     Policy(String),
     #[error("{0} is not connected")]
     DeviceOffline(DeviceId),
+    #[error("{device} has {sessions} sessions open already; that is the limit")]
+    DeviceBusy { device: DeviceId, sessions: usize },
     #[error("you have {0} sessions open already; that is the limit")]
     TooManySessions(usize),
     #[error("the session cannot be recorded, and nothing happens here unrecorded")]
@@ -176,11 +178,19 @@ async fn permit(
     grant: &StoredGrant,
     now: Timestamp,
 ) -> Result<(Permit, Arc<Tunnel>), OpenRefused> {
-    match still_allowed(ctx, Subject::from(person), grant, now).await.map_err(failed("asking policy"))? {
-        Permission::Permitted { .. } => {}
+    let asked = still_allowed(ctx, Subject::from(person), grant, now).await;
+    let limits = match asked.map_err(failed("asking policy"))? {
+        Permission::Permitted { by } => {
+            ctx.config.sessions.limits.and(ctx.policies.current().session_limits(&by))
+        }
         Permission::Refused(refusal) => return Err(OpenRefused::Policy(refusal.reason)),
+    };
+    let running = ctx.sessions.all();
+    let there = running.iter().filter(|live| live.device == grant.device).count();
+    if there >= ctx.config.sessions.sessions_per_device as usize {
+        return Err(OpenRefused::DeviceBusy { device: grant.device.clone(), sessions: there });
     }
-    let own = ctx.sessions.all().iter().filter(|live| live.person == *person.id()).count();
+    let own = running.iter().filter(|live| live.person == *person.id()).count();
     if own >= ctx.config.sessions.sessions_per_person as usize {
         return Err(OpenRefused::TooManySessions(own));
     }
@@ -199,6 +209,7 @@ async fn permit(
         login: grant.login.clone(),
         channels: grant.channels.clone(),
         ends_at: grant.ends_at,
+        limits,
     };
     Ok((permit, tunnel))
 }
@@ -251,7 +262,7 @@ async fn begin(
         login: live.login.clone(),
         client_address: client.address.to_string(),
     };
-    let recorder = match ctx.recordings.start(&facts).await {
+    let recorder = match ctx.recordings.start(&facts, live.limits.recording_bytes).await {
         Ok(recorder) => recorder,
         Err(error) => {
             tracing::error!(%error, session = %live.id, "the recorder did not start");

@@ -1,5 +1,6 @@
 //! The permit: the right to one session certificate.
 
+use crate::policy::SessionLimits;
 use daypass_protocol::certificate::Principal;
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, RequestId, SessionId};
@@ -17,6 +18,7 @@ pub struct Permit {
     pub(super) login: Login,
     pub(super) channels: ChannelSet,
     pub(super) ends_at: Timestamp,
+    pub(super) limits: SessionLimits,
 }
 
 impl Permit {

@@ -226,7 +226,7 @@ impl World {
             login: "diag".parse().unwrap(),
             client_address: "127.0.0.1".to_owned(),
         };
-        let recorder = self.ctx.recordings.start(&facts).await.unwrap();
+        let recorder = self.ctx.recordings.start(&facts, None).await.unwrap();
         recorder.close(EndReason::Closed, None).await.unwrap();
         id.to_string()
     }

@@ -64,6 +64,8 @@ pub const fn end_reason(reason: EndReason) -> &'static str {
         EndReason::DeviceSuspended => "device suspended",
         EndReason::DeviceLost => "device lost",
         EndReason::RecorderFailed => "recorder failed",
+        EndReason::Idle => "idle",
+        EndReason::RecordingLimit => "recording limit",
         EndReason::PolicyChanged => "policy changed",
         EndReason::BrokerStopped => "broker stopped",
         EndReason::Interrupted => "interrupted",

@@ -80,7 +80,7 @@ async fn an_untouched_store_verifies_clean() {
 async fn a_live_session_verifies_clean() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         at.sealed(0).await;
         let live = report(&at).await;
         assert!(live.is_clean(), "{live}");
@@ -116,7 +116,7 @@ async fn every_flipped_bit_in_a_compressed_recording_is_found() {
 async fn one_flipped_bit_in_a_recording_is_found() {
     for db in testing::databases().await {
         let at = Fixture::new(db).await;
-        let recorder = at.recordings.start(&at.facts).await.unwrap();
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
         at.sealed(0).await;
         drop(recorder);
         at.recordings.settle().await;

@@ -44,6 +44,8 @@ export const endWords: Record<EndReason, string> = {
   device_suspended: 'the device was suspended',
   device_lost: 'the device’s connection was lost',
   recorder_failed: 'recording failed, so the session was ended',
+  idle: 'nobody typed for too long',
+  recording_limit: 'its recording reached the size that is allowed',
   policy_changed: 'policy no longer allows it',
   broker_stopped: 'the broker was stopped',
   interrupted: 'the broker was interrupted',
