@@ -13,6 +13,7 @@ CREATE TABLE product_line (
     title           TEXT   NOT NULL,
     cra_class       TEXT   NOT NULL,
     support_end     TEXT   NOT NULL,
+    forward_targets TEXT   NOT NULL DEFAULT '', -- loopback HOST:PORT, comma-separated
     created_at      BIGINT NOT NULL,
     CONSTRAINT product_line_cra_class_is_known
         CHECK (cra_class IN ('default', 'important-1', 'important-2', 'critical'))

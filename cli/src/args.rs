@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, InvalidId, LineName, Login, RequestId, SessionId};
+use daypass_protocol::target::ForwardTarget;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -133,9 +134,13 @@ pub struct AskArgs {
     /// How long, like 30m, 2h or 1h30m
     #[arg(long = "for", value_name = "DURATION", default_value = "30m")]
     pub duration: Seconds,
-    /// What the session may do: any of shell, exec, sftp, forward
-    #[arg(long = "channel", value_name = "CHANNELS", default_value = "shell,exec", value_parser = channels)]
-    pub channels: ChannelSet,
+    /// What the session may do: any of shell, exec, sftp, forward; without it shell and exec, or the one
+    /// command that is named
+    #[arg(long = "channel", value_name = "CHANNELS", value_parser = channels)]
+    pub channels: Option<ChannelSet>,
+    /// A port on the device, or one that it reaches, to forward to; without it those of the product line
+    #[arg(long, value_name = "HOST:PORT")]
+    pub forward: Vec<ForwardTarget>,
     /// Ticket this is about
     #[arg(long, value_name = "ID")]
     pub ticket: Option<String>,
@@ -156,6 +161,9 @@ pub struct RequestArgs {
     /// Wait until it is answered
     #[arg(long)]
     pub wait: bool,
+    /// Ask for this one command, and for nothing else
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["channels", "forward"])]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -219,10 +227,19 @@ pub struct SshArgs {
     /// What for; asked on the terminal if it is needed and not given
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Forward a local port, as ssh's own -L
+    #[arg(short = 'L', value_name = "[BIND:]PORT:HOST:PORT")]
+    pub local: Vec<String>,
+    /// A local SOCKS proxy to the targets, as ssh's own -D
+    #[arg(short = 'D', value_name = "[BIND:]PORT")]
+    pub dynamic: Vec<String>,
+    /// Neither shell nor command: only forwards, as ssh's own -N
+    #[arg(short = 'N', conflicts_with = "command")]
+    pub no_command: bool,
     /// Give the command a terminal
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// Command to run there instead of a shell
+    /// Command to run there instead of a shell; where there is no grant yet, that command alone is asked for
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }

@@ -1,6 +1,8 @@
 //! Configuration: one TOML file, all of its errors reported at once.
 
+use crate::tunnel::forward::Rules;
 use daypass_protocol::ids::Login;
+use daypass_protocol::target::SSH_PORT;
 use nix::unistd::{User, geteuid};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +30,8 @@ pub struct Config {
     pub max_channels: usize,
     /// The switch of the device's owner.
     pub remote_access: bool,
+    /// Where forwards may lead, at most.
+    pub forward: Rules,
     /// Where to note who came in.
     pub journal: Option<PathBuf>,
 }
@@ -89,6 +93,7 @@ impl Default for Config {
             reconnect_max: Duration::from_mins(5),
             max_channels: 16,
             remote_access: true,
+            forward: Rules::default(),
             journal: None,
         }
     }
@@ -153,6 +158,22 @@ impl Config {
                 Some(on) => self.remote_access = on,
                 None => errors.add(key, "must be true or false"),
             },
+            "forward" => {
+                self.forward.loopback = false;
+                for item in errors.list(key, value) {
+                    match item.as_str().map(str::parse) {
+                        _ if item.as_str() == Some("loopback") => self.forward.loopback = true,
+                        Some(Ok(target)) => self.forward.targets.push(target),
+                        _ => errors.add(key, "must list \"loopback\" or HOST:PORT"),
+                    }
+                }
+            }
+            "ssh_ports" => {
+                for item in errors.list(key, value) {
+                    let port = u16::try_from(errors.number(key, item, 1, 65_535)).unwrap_or(SSH_PORT);
+                    self.forward.ssh_ports.push(port);
+                }
+            }
             "logins" => match value.as_table() {
                 Some(table) => {
                     for (login, user) in table {
@@ -194,6 +215,16 @@ struct Errors(Vec<ConfigError>);
 impl Errors {
     fn add(&mut self, key: &str, reason: impl Into<String>) {
         self.0.push(ConfigError { key: key.to_owned(), reason: reason.into() });
+    }
+
+    fn list<'a>(&mut self, key: &str, value: &'a Value) -> &'a [Value] {
+        value.as_array().map_or_else(
+            || {
+                self.add(key, "must be a list");
+                &[][..]
+            },
+            Vec::as_slice,
+        )
     }
 
     fn text<'a>(&mut self, key: &str, value: &'a Value) -> Option<&'a str> {
@@ -269,6 +300,21 @@ mod tests {
                 "state_dir"
             ]
         );
+    }
+
+    #[test]
+    fn forwards_are_for_loopback_unless_it_says_otherwise() {
+        assert!(Config::parse("").unwrap().forward.loopback);
+        assert!(!Config::parse("forward = []").unwrap().forward.loopback);
+        let config =
+            Config::parse("forward = [\"loopback\", \"192.168.7.2:80\"]\nssh_ports = [2222]").unwrap();
+        assert!(config.forward.loopback && config.forward.targets.len() == 1);
+        assert_eq!(config.forward.ssh_ports, [22, 2222]);
+        for bad in
+            ["forward = true", "forward = [\"any\"]", "forward = [80]", "ssh_ports = [0]", "ssh_ports = 22"]
+        {
+            assert!(Config::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

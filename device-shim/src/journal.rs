@@ -1,5 +1,6 @@
 //! The local journal: who came in, for the device's owner to read. One JSON object a line.
 
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -27,6 +28,9 @@ pub struct Entry<'a> {
     pub kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// Where a forward leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<ForwardTarget>,
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<String>,

@@ -56,8 +56,8 @@ pub enum LinkError {
 /// Where the broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    host: String,
-    port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 impl Endpoint {

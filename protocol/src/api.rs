@@ -4,6 +4,7 @@
 
 use crate::channel::ChannelSet;
 use crate::ids::{DeviceId, LineName, Login, PersonId, RequestId, SessionId};
+use crate::target::ForwardTarget;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -177,6 +178,11 @@ body! {
         pub cra_class: CraClass,
         /// End of support, `2031-12-31`.
         pub support_end: String,
+        /// Where forwards on its devices lead unless a request names targets: loopback ports, as in
+        /// `127.0.0.1:80`.
+        #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+        pub forward_targets: Vec<ForwardTarget>,
     }
 }
 
@@ -271,6 +277,14 @@ body! {
         pub ticket: Option<String>,
         #[serde(default)]
         pub emergency: bool,
+        /// The one command to run, where only that is asked for; `channels` is then `exec` alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub command: Option<String>,
+        /// Where forwards may lead, as `HOST:PORT`; with the channel `forward` only. Left out, they are those
+        /// that are listed for the product line.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+        pub forward_targets: Vec<ForwardTarget>,
     }
 }
 
@@ -347,6 +361,13 @@ body! {
         pub reason: String,
         pub ticket: Option<String>,
         pub emergency: bool,
+        /// The one command that was asked for; nothing else runs under its grant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub command: Option<String>,
+        /// Where forwards may lead, as `HOST:PORT`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+        pub forward_targets: Vec<ForwardTarget>,
         pub asked_at: Timestamp,
         /// When a pending request lapses.
         pub lapses_at: Timestamp,

@@ -8,6 +8,7 @@ use crate::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
 use crate::signed::is_acceptable_key;
 use crate::ssh_key::certificate::CertType;
 use crate::ssh_key::{Certificate, HashAlg, PublicKey};
+use crate::target::{ForwardTarget, InvalidTarget};
 use crate::time::Timestamp;
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +18,9 @@ use std::str::FromStr;
 pub const FORCE_COMMAND: &str = "force-command";
 /// Critical option: comma-separated networks the holder may come from.
 pub const SOURCE_ADDRESS: &str = "source-address";
+/// Critical option of our own, PROTOCOL.certkeys style: where forwards may lead, as targets with a comma
+/// between them. Critical, so that who does not know it does not take the permission below without its bound.
+pub const FORWARD_TARGETS: &str = "forward-targets@daypass";
 /// Extension: a PTY may be asked for.
 pub const PERMIT_PTY: &str = "permit-pty";
 /// Extension: TCP forwarding may be asked for.
@@ -125,6 +129,8 @@ pub enum Refusal {
     UnknownCriticalOption(String),
     #[error("source-address {0:?} does not read as a list of networks")]
     BadSourceAddress(String),
+    #[error("the forward targets do not read: {0}")]
+    BadForwardTargets(#[from] InvalidTarget),
     #[error("not allowed from {0}")]
     WrongSource(String),
     #[error("serial {0} was revoked")]
@@ -157,6 +163,7 @@ pub struct Verified {
     force_command: Option<String>,
     permit_pty: bool,
     permit_port_forwarding: bool,
+    forward_targets: Vec<ForwardTarget>,
     public_key: PublicKey,
 }
 
@@ -184,6 +191,10 @@ impl Verified {
     }
     pub fn permits_port_forwarding(&self) -> bool {
         self.permit_port_forwarding
+    }
+    /// Whether a forward may lead there: with the permission, and to a target that is named.
+    pub fn permits_forward_to(&self, target: &ForwardTarget) -> bool {
+        self.permit_port_forwarding && self.forward_targets.contains(target)
     }
     /// The certified key: what must have signed.
     pub fn public_key(&self) -> &PublicKey {
@@ -244,9 +255,11 @@ pub fn verify(certificate: &Certificate, expect: &Expectation<'_>) -> Result<Ver
     let key_id = KeyId::parse(certificate.key_id()).ok_or(Refusal::BadKeyId)?;
 
     let mut force_command = None;
+    let mut forward_targets = Vec::new();
     for (name, value) in certificate.critical_options().iter() {
         match name.as_str() {
             FORCE_COMMAND => force_command = Some(value.clone()),
+            FORWARD_TARGETS => forward_targets = ForwardTarget::list(value)?,
             SOURCE_ADDRESS => check_source(value, expect.source)?,
             unknown => {
                 return Err(Refusal::UnknownCriticalOption(unknown.chars().take(64).collect()));
@@ -267,6 +280,7 @@ pub fn verify(certificate: &Certificate, expect: &Expectation<'_>) -> Result<Ver
         force_command,
         permit_pty: extension(PERMIT_PTY),
         permit_port_forwarding: extension(PERMIT_PORT_FORWARDING),
+        forward_targets,
         public_key,
     })
 }
@@ -450,6 +464,28 @@ mod tests {
     fn an_unknown_critical_option_is_refused() {
         let unknown = Case { critical: vec![("verify-required", "")], ..Case::default() };
         assert_eq!(unknown.verify(), Err(Refusal::UnknownCriticalOption("verify-required".into())));
+    }
+
+    #[test]
+    fn promise_1_no_grant_no_bytes_forwards_lead_to_the_named_targets_only() {
+        let named = [(FORWARD_TARGETS, "127.0.0.1:80,plc.local:502")];
+        let to = |case: &Case, host, port| {
+            case.verify().unwrap().permits_forward_to(&ForwardTarget::new(host, port).unwrap())
+        };
+        let extensions = || vec![PERMIT_PORT_FORWARDING];
+        let case = Case { critical: named.to_vec(), extensions: extensions(), ..Case::default() };
+        assert!(
+            to(&case, "localhost", 80) && to(&case, "::ffff:127.0.0.1", 80) && to(&case, "plc.local", 502)
+        );
+        assert!(!to(&case, "127.0.0.1", 81) && !to(&case, "127.0.0.2", 80) && !to(&case, "plc.local", 80));
+        let unpermitted = Case { critical: named.to_vec(), ..Case::default() };
+        assert!(!to(&unpermitted, "127.0.0.1", 80), "targets without the permission are nothing");
+        let unnamed = Case { extensions: extensions(), ..Case::default() };
+        assert!(!to(&unnamed, "127.0.0.1", 80), "nor is the permission without targets");
+        for bad in ["", "127.0.0.1", "127.0.0.1:80,", "*:80", "127.0.0.1:*"] {
+            let case = Case { critical: vec![(FORWARD_TARGETS, bad)], ..Case::default() };
+            assert!(matches!(case.verify(), Err(Refusal::BadForwardTargets(_))), "{bad:?}");
+        }
     }
 
     #[test]

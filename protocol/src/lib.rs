@@ -15,6 +15,7 @@ pub mod channel;
 pub mod ids;
 pub mod join;
 pub mod signed;
+pub mod target;
 pub mod text;
 pub mod time;
 pub mod tunnel;

@@ -9,6 +9,8 @@
 pub const MAX_REASON: usize = 2000;
 /// Longest ticket reference, in bytes of UTF-8.
 pub const MAX_TICKET: usize = 100;
+/// Longest command that is asked for alone, in bytes of UTF-8: it has to fit in a certificate, and on a page.
+pub const MAX_COMMAND: usize = 2000;
 /// Longest name of a person, team or label, in bytes of UTF-8.
 pub const MAX_NAME: usize = 200;
 
@@ -20,6 +22,8 @@ pub enum UnfitText {
         "{what} contains U+{code:04X} at byte {at}, a control or invisible formatting character; write it without"
     )]
     Hidden { what: &'static str, code: u32, at: usize },
+    #[error("{what} is empty, or starts or ends with white space; write it without")]
+    Blank { what: &'static str },
 }
 
 /// Characters that a reader cannot see or that change how their neighbours are shown: C0 and C1
@@ -42,6 +46,14 @@ pub fn visible_line(what: &'static str, text: &str, max: usize) -> Result<String
 /// As [`visible_line`], but line feeds and tabs may stand in it.
 pub fn visible_lines(what: &'static str, text: &str, max: usize) -> Result<String, UnfitText> {
     check(what, text, max, |c| is_hidden(c) && c != '\n' && c != '\t')
+}
+
+/// A command that somebody asks for alone. Nothing of it is changed: what is shown to who approves is, byte
+/// for byte, what may run.
+pub fn visible_command(text: &str) -> Result<(), UnfitText> {
+    let what = "the command";
+    let shown = visible_line(what, text, MAX_COMMAND)?;
+    if shown.is_empty() || shown != text { Err(UnfitText::Blank { what }) } else { Ok(()) }
 }
 
 fn check(what: &'static str, text: &str, max: usize, unfit: fn(char) -> bool) -> Result<String, UnfitText> {
@@ -77,6 +89,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_taken_as_it_is_or_not_at_all() {
+        for good in ["uptime", "systemctl status modem", "echo 'a  b' | wc -c", "printf ü"] {
+            assert_eq!(visible_command(good), Ok(()), "{good}");
+        }
+        for bad in ["", " ", " ls", "ls ", "ls\n", "ls\nrm x", "a\tb", "a\x1b[2Kb", "a\u{202e}b", "a\0b"] {
+            assert!(visible_command(bad).is_err(), "{bad:?}");
+        }
+        assert!(visible_command(&"x".repeat(MAX_COMMAND)).is_ok());
+        assert!(visible_command(&"x".repeat(MAX_COMMAND + 1)).is_err());
+    }
 
     #[test]
     fn hidden_characters_are_refused_with_their_place() {

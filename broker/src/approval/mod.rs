@@ -14,9 +14,9 @@ use crate::policy::{
     separation,
 };
 use crate::request::store::{self, StoredAnswer};
-use crate::request::{StoredGrant, StoredRequest};
+use crate::request::{Scope, StoredGrant, StoredRequest};
 use daypass_protocol::api::{Approval, GrantState, PersonRef, RequestState, Verdict};
-use daypass_protocol::channel::ChannelSet;
+use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::RequestId;
 use daypass_protocol::text::{self, MAX_REASON, UnfitText};
 use daypass_protocol::time::Timestamp;
@@ -194,7 +194,15 @@ pub async fn decide(
                 person: request.person.clone(),
                 device: request.device.clone(),
                 login: terms.login,
-                channels: terms.channels,
+                scope: Scope {
+                    targets: if terms.channels.contains(ChannelKind::Forward) {
+                        request.forward_targets.clone()
+                    } else {
+                        Vec::new()
+                    },
+                    channels: terms.channels,
+                    command: request.command.clone(),
+                },
                 starts_at,
                 ends_at: starts_at + terms.duration,
                 state: GrantState::Live,
@@ -206,7 +214,8 @@ pub async fn decide(
                 .request(&request.id)
                 .device(&request.device)
                 .detail(serde_json::json!({
-                    "person": request.person, "login": grant.login, "channels": grant.channels,
+                    "person": request.person, "login": grant.login, "channels": grant.scope.channels,
+                    "command": grant.scope.command, "forward_targets": grant.scope.targets,
                     "starts_at": grant.starts_at, "ends_at": grant.ends_at,
                     "policies": terms.policies, "policy_set": policies.hash(),
                     "approvals": approved.iter().map(|answer| &answer.by.email).collect::<Vec<_>>(),

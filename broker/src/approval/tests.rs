@@ -51,6 +51,8 @@ impl World {
             reason: "modem drops".to_owned(),
             ticket: None,
             emergency: false,
+            command: None,
+            forward_targets: vec![],
         }
     }
 
@@ -167,7 +169,7 @@ async fn an_approver_may_shorten_and_narrow_and_never_widen() {
         assert!(matches!(outcome, Outcome::Granted { .. }), "{outcome:?}");
         let grant = world.grant(&id).await.unwrap();
         assert_eq!(grant.ends_at, NOW + Duration::from_mins(10));
-        assert_eq!(grant.channels.to_string(), "shell");
+        assert_eq!(grant.scope.channels.to_string(), "shell");
     }
 }
 
@@ -255,5 +257,31 @@ async fn a_revoked_grant_and_an_expired_one_are_not_live_any_more() {
         assert_eq!(world.grant(&id).await.unwrap().state, GrantState::Revoked);
         let mut tx = world.db.begin().await.unwrap();
         assert!(expire(&mut tx, &id, NOW).await.unwrap().is_none(), "it is over once");
+    }
+}
+
+#[tokio::test]
+async fn promise_3_one_certificate_a_request_for_one_command_becomes_a_grant_of_that_command() {
+    for world in World::all().await {
+        let command = || Some("systemctl status modem".to_owned());
+        let one = Ask { command: command(), channels: "exec".parse().unwrap(), ..World::ask("gw-0043") };
+        let (id, outcome) = world.submit(one.clone()).await.unwrap();
+        assert!(matches!(outcome, Outcome::Granted { .. }));
+        let grant = world.grant(&id).await.unwrap();
+        assert_eq!((grant.scope.command, grant.scope.channels.to_string()), (command(), "exec".to_owned()));
+
+        // Nothing else goes with it, whoever approves.
+        let more = Ask { channels: "shell,exec".parse().unwrap(), ..one.clone() };
+        assert!(matches!(world.submit(more).await, Err(SubmitError::CommandAndMore)));
+        for unfit in ["", "ls\nrm", "ls\u{1b}[2K", "ls ", &"x".repeat(5000)] {
+            let ask = Ask { command: Some(unfit.to_owned()), ..one.clone() };
+            assert!(matches!(world.submit(ask).await, Err(SubmitError::Text(_))), "{unfit:?}");
+        }
+        // Nor does the schema hold it.
+        let widened = sqlx::query("UPDATE access_grant SET channels = 'exec,shell' WHERE request = $1")
+            .bind(id.to_string())
+            .execute(world.db.pool())
+            .await;
+        assert!(violates(&widened.unwrap_err(), &["grant_of_a_command_is_for_exec"]));
     }
 }

@@ -6,12 +6,15 @@ use crate::audit::{self, Actor, Event, Kind, Recorded};
 use crate::db::Tx;
 use crate::login::VerifiedPerson;
 use crate::session::Permit;
-use daypass_protocol::certificate::{KeyId, PERMIT_PORT_FORWARDING, PERMIT_PTY, Principal};
+use daypass_protocol::certificate::{
+    FORCE_COMMAND, FORWARD_TARGETS, KeyId, PERMIT_PORT_FORWARDING, PERMIT_PTY, Principal,
+};
 use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, SessionId};
 use daypass_protocol::signed::{fingerprint, is_acceptable_key};
 use daypass_protocol::ssh_key::certificate::{Builder, CertType};
 use daypass_protocol::ssh_key::{Certificate, PublicKey};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use std::time::Duration;
 
@@ -36,6 +39,8 @@ struct Terms<'a> {
     principals: Vec<String>,
     key_id: String,
     valid_before: Timestamp,
+    /// What narrows it: a verifier that does not know one of them refuses the certificate.
+    critical: Vec<(&'static str, String)>,
     extensions: Vec<&'static str>,
     session: Option<&'a SessionId>,
     /// The CLI sign-in that asked; signing out ends the certificate too.
@@ -57,10 +62,15 @@ pub async fn session(
     };
     let mut extensions = Vec::new();
     // OpenSSH's option map is sorted by name; PTYs are for shells and for commands that ask for one.
-    if permit.channels().contains(ChannelKind::Forward) {
+    let channels = &permit.scope().channels;
+    let mut critical: Vec<_> =
+        permit.scope().command.iter().map(|only| (FORCE_COMMAND, only.clone())).collect();
+    // Never the permission without its bound.
+    if channels.contains(ChannelKind::Forward) && !permit.scope().targets.is_empty() {
+        critical.push((FORWARD_TARGETS, ForwardTarget::listed(&permit.scope().targets)));
         extensions.push(PERMIT_PORT_FORWARDING);
     }
-    if permit.channels().contains(ChannelKind::Shell) || permit.channels().contains(ChannelKind::Exec) {
+    if channels.contains(ChannelKind::Shell) || channels.contains(ChannelKind::Exec) {
         extensions.push(PERMIT_PTY);
     }
     let terms = Terms {
@@ -69,6 +79,7 @@ pub async fn session(
         principals: vec![permit.principal().to_string()],
         key_id: key_id.to_string(),
         valid_before: permit.ends_at(),
+        critical,
         extensions,
         session: Some(permit.session()),
         token_family: None,
@@ -99,6 +110,7 @@ pub async fn identity(
         key_id: KeyId { person: label.to_owned(), grant: None, session: None }.to_string(),
         valid_before: until,
         // OpenSSH clients do not look at these; sshd would. The gateway reads neither.
+        critical: vec![],
         extensions: vec![],
         session: None,
         token_family: person.family(),
@@ -125,6 +137,7 @@ pub async fn host(
         key_id: format!("host={}", names.first().map_or("", String::as_str)),
         principals: names,
         valid_before: until,
+        critical: vec![],
         extensions: vec![],
         session: None,
         token_family: None,
@@ -153,6 +166,9 @@ async fn mint(
     builder.serial(serial)?.cert_type(terms.cert_type)?.key_id(&terms.key_id)?;
     for principal in &terms.principals {
         builder.valid_principal(principal)?;
+    }
+    for (name, value) in &terms.critical {
+        builder.critical_option(*name, value)?;
     }
     for extension in &terms.extensions {
         builder.extension(*extension, "")?;
@@ -185,6 +201,7 @@ fn describe(terms: &Terms<'_>, certificate: &Certificate) -> serde_json::Value {
         "serial": certificate.serial(),
         "principals": terms.principals,
         "key_id": terms.key_id,
+        "critical_options": terms.critical.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "valid_after_s": certificate.valid_after(),
         "valid_before_s": certificate.valid_before(),
     })

@@ -195,6 +195,8 @@ async fn start_devices(ctx: &Ctx, place: &Place) -> anyhow::Result<Vec<Child>> {
             title: "Edge gateway, demonstration".to_owned(),
             cra_class: CraClass::Important1,
             support_end: "2031-12-31".to_owned(),
+            // Where such a gateway would have its own pages.
+            forward_targets: vec!["127.0.0.1:80".parse()?, "127.0.0.1:8080".parse()?],
         };
         lines::register(&ctx.db, line, Actor::Broker, ctx.clock.now()).await?;
     }

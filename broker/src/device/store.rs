@@ -4,6 +4,7 @@ use super::state::{self, Step};
 use crate::db::Tx;
 use daypass_protocol::api::{CraClass, Device, DeviceState, LedgerEntry, ProductLine};
 use daypass_protocol::ids::{DeviceId, LineName};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use sqlx::any::AnyRow;
 use sqlx::{AnyPool, Row as _};
@@ -128,19 +129,24 @@ fn read_line(row: &AnyRow) -> Result<ProductLine, sqlx::Error> {
             .find(|known| class_as_str(*known) == class)
             .ok_or_else(|| unread("cra_class")(format!("{class:?} is no class").into()))?,
         support_end: row.try_get("support_end")?,
+        forward_targets: match row.try_get::<String, _>("forward_targets")?.as_str() {
+            "" => Vec::new(),
+            list => ForwardTarget::list(list).map_err(|e| unread("forward_targets")(Box::new(e)))?,
+        },
     })
 }
 
 /// Adds a product line; a constraint refuses a name that is taken.
 pub async fn add_line(tx: &mut Tx, line: &ProductLine, now: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO product_line (name, title, cra_class, support_end, created_at)
-         VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO product_line (name, title, cra_class, support_end, forward_targets, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(line.name.as_str())
     .bind(line.title.as_str())
     .bind(class_as_str(line.cra_class))
     .bind(line.support_end.as_str())
+    .bind(ForwardTarget::listed(&line.forward_targets))
     .bind(now.as_millis())
     .execute(tx.conn())
     .await?;
@@ -148,17 +154,21 @@ pub async fn add_line(tx: &mut Tx, line: &ProductLine, now: Timestamp) -> Result
 }
 
 pub async fn lines(pool: &AnyPool) -> Result<Vec<ProductLine>, sqlx::Error> {
-    let rows = sqlx::query("SELECT name, title, cra_class, support_end FROM product_line ORDER BY name")
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT name, title, cra_class, support_end, forward_targets FROM product_line ORDER BY name",
+    )
+    .fetch_all(pool)
+    .await?;
     rows.iter().map(read_line).collect()
 }
 
 pub async fn line(pool: &AnyPool, name: &LineName) -> Result<Option<ProductLine>, sqlx::Error> {
-    let row = sqlx::query("SELECT name, title, cra_class, support_end FROM product_line WHERE name = $1")
-        .bind(name.as_str())
-        .fetch_optional(pool)
-        .await?;
+    let row = sqlx::query(
+        "SELECT name, title, cra_class, support_end, forward_targets FROM product_line WHERE name = $1",
+    )
+    .bind(name.as_str())
+    .fetch_optional(pool)
+    .await?;
     row.as_ref().map(read_line).transpose()
 }
 

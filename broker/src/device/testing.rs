@@ -71,6 +71,7 @@ pub(crate) async fn add_line(db: &Db, name: &str) {
         title: name.to_owned(),
         cra_class: CraClass::Important1,
         support_end: "2031-12-31".to_owned(),
+        forward_targets: vec![],
     };
     let mut tx = db.begin().await.unwrap();
     super::store::add_line(&mut tx, &line, NOW).await.unwrap();

@@ -56,17 +56,9 @@ pub async fn run<D: Door>(live: Arc<Live<D>>, start: Start<D>) {
     let on_terminal = kind.pty().is_some();
     let mut ended = live.ended.subscribe();
     let (output, mut messages) = mpsc::channel(QUEUE);
-    let opened = async {
-        let session = live.session(&person, &device, &login, kind.channel_kind(), client).await?;
-        let notices = session.notices();
-        let open = session.open_channel(kind, env, EngineerChannel { input, output });
-        timeout(live.inside.limits.step, open)
-            .await
-            .map_err(|_| Refusal::new(format!("{device} did not answer in time")).hint("try again"))??;
-        Ok::<_, Refusal>(notices)
-    };
+    let asked = Asked { person, device, login, client, kind, env };
     let opened = tokio::select! {
-        opened = opened => opened,
+        opened = open(&live, asked, EngineerChannel { input, output }) => opened,
         notice = notice(&mut ended) => Err(Refusal::new(notice.message)),
     };
     match opened {
@@ -104,6 +96,31 @@ pub async fn run<D: Door>(live: Arc<Live<D>>, start: Start<D>) {
     live.channels().remove(&write.id());
 }
 
+/// What a session's door is asked.
+pub struct Asked<D: Door> {
+    pub person: D::Person,
+    pub device: DeviceId,
+    pub login: Login,
+    pub client: Client,
+    pub kind: OpenKind,
+    pub env: Vec<(String, String)>,
+}
+
+/// Opens a channel at the session's door; the session begins with the first one.
+pub async fn open<D: Door>(
+    live: &Arc<Live<D>>,
+    asked: Asked<D>,
+    engineer: EngineerChannel,
+) -> Result<broadcast::Receiver<String>, Refusal> {
+    let Asked { person, device, login, client, kind, env } = asked;
+    let session = live.session(&person, &device, &login, &kind, client).await?;
+    let notices = session.notices();
+    timeout(live.inside.limits.step, session.open_channel(kind, env, engineer))
+        .await
+        .map_err(|_| Refusal::failure(format!("{device} did not answer in time")).hint("try again"))??;
+    Ok(notices)
+}
+
 /// Says why, sets the exit status, closes. The channel's request was answered with success before: only
 /// then do clients show the line.
 pub async fn refuse<D: Door>(
@@ -126,7 +143,7 @@ pub async fn refuse<D: Door>(
     }
 }
 
-async fn notice(ended: &mut tokio::sync::watch::Receiver<Option<EndNotice>>) -> EndNotice {
+pub async fn notice(ended: &mut tokio::sync::watch::Receiver<Option<EndNotice>>) -> EndNotice {
     let notice = ended.wait_for(Option::is_some).await.ok().and_then(|notice| notice.clone());
     match notice {
         Some(notice) => notice,

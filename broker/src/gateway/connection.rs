@@ -4,8 +4,9 @@
 //! client. Waiting happens in tasks of [`Live`]; the exception is a person's proof, before which there is
 //! nothing else to do.
 
-use super::channel::{self, Start, signal_name};
+use super::channel::{self, Asked, Start, signal_name};
 use super::door::{Client, Door, NotAuthenticated, Refusal, RefusedKind};
+use super::forward;
 use super::front::{Inside, Slot};
 use super::gate::{Allowed, Gate, NotAllowed, Purpose, Wish, pty, window};
 use super::jump::{self, Jump, prohibited};
@@ -399,7 +400,7 @@ impl<D: Door> Handler for Connection<D> {
         _: &str,
         _: u32,
         reply: ChannelOpenHandle,
-        _: &mut Session,
+        session: &mut Session,
     ) -> Result<(), Broken> {
         let asked = self.ask(Wish::DirectTcpip { host, port })?;
         match asked.and_then(|allowed| self.count().map(|()| allowed)) {
@@ -412,7 +413,27 @@ impl<D: Door> Handler for Connection<D> {
                 self.live.spawn(jump::run(self.live.clone(), person, device, jump));
                 Ok(())
             }
-            Ok(_) => Err(Broken::NotProven),
+            Ok(Allowed::Open(kind)) => {
+                let Proven { person, purpose } = self.proven()?;
+                let Purpose::Session { login, device } = purpose else { return Err(Broken::NotProven) };
+                let asked = Asked::<D> {
+                    person: person.clone(),
+                    device: device.clone(),
+                    login: login.clone(),
+                    client: self.client(session),
+                    kind,
+                    env: Vec::new(),
+                };
+                let (_, write) = channel.split();
+                let (queue, input) = input();
+                let gone = self.live.gone.child_token();
+                let entry = Entry::Session(SessionEntry::begun(queue, gone.clone()));
+                self.live.channels().insert(write.id(), entry);
+                let start = forward::Start { asked, input, write, reply, gone };
+                self.live.spawn(forward::run(self.live.clone(), start));
+                Ok(())
+            }
+            Ok(Allowed::SessionChannel) => Err(Broken::NotProven),
             Err(why) => self.refuse_open(reply, &why).await,
         }
     }

@@ -5,7 +5,6 @@
 
 use crate::session::wire::EngineerChannel;
 use async_trait::async_trait;
-use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey};
 use daypass_protocol::tunnel::open::OpenKind;
@@ -19,11 +18,18 @@ use tokio::sync::broadcast;
 pub struct Refusal {
     pub message: String,
     pub hint: Option<String>,
+    /// It was allowed, and did not come about: SSH has a code of its own for that.
+    pub failed: bool,
 }
 
 impl Refusal {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: message.into(), hint: None, failed: false }
+    }
+
+    /// Of something that was allowed and did not come about.
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self { failed: true, ..Self::new(message) }
     }
 
     #[must_use]
@@ -155,13 +161,14 @@ pub trait Door: Send + Sync + 'static {
     /// The key and host certificate under a device's name, for the inner hop of `ssh -J`.
     async fn host_identity(&self, device: &DeviceId) -> Result<HostIdentity, Refusal>;
 
-    /// Begins the session: once per connection, at its first channel, whose kind is told; asked again if it was refused.
+    /// Begins the session: once per connection, at its first channel, which is told;
+    /// asked again if it was refused.
     async fn begin(
         &self,
         person: &Self::Person,
         device: &DeviceId,
         login: &Login,
-        kind: ChannelKind,
+        first: &OpenKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal>;
 

@@ -2,6 +2,7 @@
 
 use super::door::{Refusal, RefusedKind};
 use daypass_protocol::ids::{DeviceId, Login};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::open::{Octets, OpenKind, Pty, WindowSize};
 
@@ -91,6 +92,7 @@ impl Gate {
             (Purpose::Session { .. }, Wish::Exec(command, pty)) if self.fits(command) => {
                 Ok(Allowed::Open(OpenKind::Exec { command: Octets(command.to_vec()), pty }))
             }
+            (Purpose::Session { .. }, Wish::DirectTcpip { host, port }) => Self::forward(host, port),
             (_, Wish::Shell(_)) => {
                 Err(NotAllowed::new(Kind::Shell, "a shell needs a terminal", "use ssh -t, or give a command"))
             }
@@ -104,9 +106,6 @@ impl Gate {
                 format!("the subsystem {} is not open here", made_visible(name, 40)),
                 "",
             )),
-            (_, Wish::DirectTcpip { .. }) => {
-                Err(NotAllowed::new(Kind::Forward, "port forwarding is not open here", ""))
-            }
             (_, Wish::RemoteForward) => {
                 Err(NotAllowed::new(Kind::RemoteForward, "remote forwarding is not open here", ""))
             }
@@ -119,6 +118,19 @@ impl Gate {
             (_, Wish::X11) => {
                 Err(NotAllowed::new(Kind::X11, "X11 forwarding is not open here", "use ssh -x"))
             }
+        }
+    }
+
+    /// Whether the grant names the target is the session's to say, and the device's again.
+    fn forward(host: &str, port: u32) -> Result<Allowed, NotAllowed> {
+        match ForwardTarget::new(host, port) {
+            Ok(target) if target.is_own_ssh() => Err(NotAllowed::new(
+                RefusedKind::Forward,
+                "no forward leads to the device's own SSH",
+                "use ssh itself: it is recorded",
+            )),
+            Ok(target) => Ok(Allowed::Open(OpenKind::Forward { host: target.host(), port: target.port() })),
+            Err(invalid) => Err(NotAllowed::new(RefusedKind::Forward, invalid.to_string(), "")),
         }
     }
 
@@ -244,7 +256,9 @@ mod tests {
             (Wish::Exec(&long, None), Kind::Exec),
             (Wish::Subsystem("sftp"), Kind::Subsystem),
             (Wish::DirectTcpip { host: "localhost", port: 22 }, Kind::Forward),
-            (Wish::DirectTcpip { host: "gw-0042", port: 22 }, Kind::Forward),
+            (Wish::DirectTcpip { host: "127.1", port: 80 }, Kind::Forward),
+            (Wish::DirectTcpip { host: "localhost", port: 0 }, Kind::Forward),
+            (Wish::DirectTcpip { host: "localhost", port: 65536 + 22 }, Kind::Forward),
             (Wish::RemoteForward, Kind::RemoteForward),
             (Wish::StreamLocal, Kind::StreamLocal),
             (Wish::Agent, Kind::Agent),
@@ -252,6 +266,18 @@ mod tests {
         ] {
             assert_eq!(gate().ask(&session(), wish).unwrap_err().kind, kind);
         }
+    }
+
+    #[test]
+    fn promise_1_no_grant_no_bytes_no_forward_leads_to_the_devices_ssh() {
+        let ask = |host, port| gate().ask(&session(), Wish::DirectTcpip { host, port });
+        for host in
+            ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"]
+        {
+            assert_eq!(ask(host, 22).unwrap_err().kind, RefusedKind::Forward, "{host}");
+        }
+        let open = OpenKind::Forward { host: "127.0.0.1".to_owned(), port: 80 };
+        assert_eq!(ask("LocalHost", 80), Ok(Allowed::Open(open)), "in one spelling from here on");
     }
 
     #[test]

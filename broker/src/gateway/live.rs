@@ -7,11 +7,10 @@ use super::pipe::PipeIn;
 use super::transport::Control;
 use crate::session::wire::{FromEngineer, InputQueue};
 use bytes::{Bytes, BytesMut};
-use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::frame::MAX_DATA;
-use daypass_protocol::tunnel::open::Pty;
+use daypass_protocol::tunnel::open::{OpenKind, Pty};
 use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelWriteHalf, Disconnect};
 use std::collections::HashMap;
@@ -59,6 +58,11 @@ impl SessionEntry {
     /// False when nobody takes the channel's input any more.
     pub fn push(&mut self, message: FromEngineer) -> bool {
         self.flush_tail() && self.input.push(message)
+    }
+
+    /// A channel that has begun: its input flows from the first byte.
+    pub fn begun(input: InputQueue, gone: CancellationToken) -> Self {
+        Self { input, tail: BytesMut::new(), waiting: None, gone }
     }
 
     fn flush_tail(&mut self) -> bool {
@@ -200,11 +204,11 @@ impl<D: Door> Live<D> {
         person: &D::Person,
         device: &DeviceId,
         login: &Login,
-        kind: ChannelKind,
+        first: &OpenKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         let begin = async {
-            let begin = self.inside.door.begin(person, device, login, kind, client);
+            let begin = self.inside.door.begin(person, device, login, first, client);
             let session = timeout(self.inside.limits.step, begin)
                 .await
                 .map_err(|_| Refusal::new("the session could not begin in time").hint("try again"))??;
@@ -337,7 +341,7 @@ mod tests {
             (): &(),
             _: &DeviceId,
             _: &Login,
-            _: ChannelKind,
+            _: &OpenKind,
             _: Client,
         ) -> Result<Arc<dyn SessionDoor>, Refusal> {
             Err(Refusal::new("nothing here"))

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! `front` accepts, `connection` is one SSH connection of either hop, `gate` decides what exists,
-//! `channel` is one channel of a session, `jump` the inner hop of `ssh -J`, `door` what stands behind.
+//! `channel` is one channel of a session, `forward` one that leads to a port, `jump` the inner hop of `ssh -J`, `door` what stands behind.
 //! Flow control: the SSH library reopens a channel's window by itself, up to a target that
 //! `connection` sets to what is left of the queues' bound; nobody in its loop ever waits.
 
 mod channel;
 mod connection;
 mod door;
+mod forward;
 mod front;
 mod gate;
 mod jump;

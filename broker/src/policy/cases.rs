@@ -29,6 +29,7 @@ use super::{
 use daypass_protocol::api::{CraClass, DeviceState};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::{DeviceId, ID_RANDOM_BYTES, LineName, Login, PersonId};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -80,6 +81,8 @@ struct WrittenDevice {
     state: DeviceState,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    forward_targets: Vec<ForwardTarget>,
 }
 
 fn default_class() -> CraClass {
@@ -134,6 +137,9 @@ struct Case {
     emergency: bool,
     #[serde(default)]
     on_site: bool,
+    command: Option<String>,
+    #[serde(default)]
+    forward_targets: Vec<ForwardTarget>,
     /// Who has approved so far.
     #[serde(default)]
     approved_by: Vec<String>,
@@ -276,6 +282,7 @@ impl CaseFile {
                 cra_class: facts.cra_class,
                 state: facts.state,
                 labels: facts.labels,
+                forward_targets: facts.forward_targets,
             };
             (String::from(id), device)
         });
@@ -362,6 +369,8 @@ impl CaseFile {
                     ticket: case.ticket.clone(),
                     emergency: case.emergency,
                     on_site: case.on_site,
+                    command: case.command.clone(),
+                    forward_targets: case.forward_targets.clone(),
                 };
                 return Ok(Question::Connect { ask: Box::new(ask), approvals, now });
             }

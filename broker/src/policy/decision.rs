@@ -167,7 +167,11 @@ fn terms(ask: &ConnectAsk, policies: Vec<String>) -> Terms {
 
 /// An ask in a few words.
 fn spelled(ask: &ConnectAsk) -> String {
-    format!("{} on {} as {} for {}", ask.channels, ask.device.id, ask.login, suggestion::spoken(ask.duration))
+    let what = match &ask.command {
+        Some(command) => format!("the command {command:?}"),
+        None => ask.channels.to_string(),
+    };
+    format!("{what} on {} as {} for {}", ask.device.id, ask.login, suggestion::spoken(ask.duration))
 }
 
 impl fmt::Display for Decision {

@@ -3,6 +3,7 @@
 use daypass_protocol::api::{CraClass, DeviceState};
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, LineName, Login, PersonId};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct DeviceFacts {
     pub cra_class: CraClass,
     pub state: DeviceState,
     pub labels: BTreeMap<String, String>,
+    /// Those that are listed for its product line.
+    pub forward_targets: Vec<ForwardTarget>,
 }
 
 /// What somebody asks for.
@@ -43,6 +46,10 @@ pub struct ConnectAsk {
     pub ticket: Option<String>,
     pub emergency: bool,
     pub on_site: bool,
+    /// The one command, where only that is asked for.
+    pub command: Option<String>,
+    /// Where forwards may lead; policy is told of them where the channel is asked for.
+    pub forward_targets: Vec<ForwardTarget>,
 }
 
 impl ConnectAsk {

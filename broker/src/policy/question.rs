@@ -10,7 +10,7 @@ use cedar_policy::{
     RestrictedExpression,
 };
 use daypass_protocol::api::{CraClass, DeviceState};
-use daypass_protocol::channel::ChannelSet;
+use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::LineName;
 use daypass_protocol::time::Timestamp;
 use std::collections::{HashMap, HashSet};
@@ -92,6 +92,10 @@ fn set(of: impl IntoIterator<Item = EntityUid>) -> RestrictedExpression {
 
 fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
+}
+
+fn texts<T: ToString>(values: &[T]) -> RestrictedExpression {
+    RestrictedExpression::new_set(values.iter().map(|value| text(&value.to_string())))
 }
 
 fn length(value: Duration) -> RestrictedExpression {
@@ -181,6 +185,13 @@ pub(super) fn connect(
         ("emergency".into(), RestrictedExpression::new_bool(ask.emergency)),
         ("on_site".into(), RestrictedExpression::new_bool(ask.on_site)),
     ]);
+    // An ask with fewer channels, as approvers and suggestions make it, keeps its targets: they count only here.
+    let forwards = ask.channels.contains(ChannelKind::Forward);
+    let targets = if forwards { ask.forward_targets.as_slice() } else { &[] };
+    context.push(("forward_targets".into(), texts(targets)));
+    if let Some(command) = &ask.command {
+        context.push(("command".into(), text(command)));
+    }
     if let Some(ticket) = ask.ticket.as_deref().map(str::trim).filter(|ticket| !ticket.is_empty()) {
         context.push(("ticket".into(), text(ticket)));
     }
@@ -303,7 +314,11 @@ fn put_device(types: &Types, device: &DeviceFacts, entities: &mut Vec<Entity>) -
     entities.push(
         Entity::new_with_tags(
             own.clone(),
-            [("cra_class".to_owned(), class()), ("state".to_owned(), state)],
+            [
+                ("cra_class".to_owned(), class()),
+                ("state".to_owned(), state),
+                ("forward_targets".to_owned(), texts(&device.forward_targets)),
+            ],
             [line],
             device.labels.iter().map(|(key, value)| (key.clone(), text(value))),
         )

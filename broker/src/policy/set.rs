@@ -216,6 +216,7 @@ impl Sample {
             cra_class: CraClass::Default,
             state: DeviceState::Active,
             labels: [("sample".to_owned(), "sample".to_owned())].into(),
+            forward_targets: vec![],
         };
         let subject = Subject {
             id: daypass_protocol::ids::PersonId::from_random([0; 5]),
@@ -235,6 +236,8 @@ impl Sample {
             ticket: Some("sample".to_owned()),
             emergency: false,
             on_site: false,
+            command: None,
+            forward_targets: vec![],
         };
         let session = SessionFacts { person: ask.subject.id.clone(), device, login };
         Ok(Self { request: ask.as_request(), session, ask })

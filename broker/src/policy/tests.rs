@@ -26,6 +26,7 @@ fn device(env: &str) -> DeviceFacts {
         cra_class: CraClass::Default,
         state: DeviceState::Active,
         labels: [("env".to_owned(), env.to_owned())].into(),
+        forward_targets: vec![],
     }
 }
 
@@ -40,6 +41,8 @@ fn ask(subject: Subject, env: &str) -> ConnectAsk {
         ticket: None,
         emergency: false,
         on_site: false,
+        command: None,
+        forward_targets: vec![],
     }
 }
 
@@ -343,4 +346,23 @@ fn an_action_asked_on_the_wrong_thing_is_refused() {
         assert!(!may(&policies, &who, action, &resource, NOW).is_permitted());
     }
     assert!(!may(&policies, &who, Action::Connect, &Resource::Device(&device("lab")), NOW).is_permitted());
+}
+
+#[test]
+fn policy_may_permit_one_command_by_its_words() {
+    let policies = with(
+        "@id(\"look\") @description(\"Support may look at the modem.\")
+         permit (principal in Team::\"support\", action == Action::\"connect\", resource)
+         when { context has command && context.command == \"systemctl status modem\" };",
+    )
+    .unwrap();
+    let decide = |command: Option<&str>| {
+        let mut ask = ask(person(1, &["support"]), "field");
+        ask.channels = "exec".parse().unwrap();
+        ask.command = command.map(str::to_owned);
+        evaluate(&policies, &ask, &Approvals::none(), NOW)
+    };
+    assert!(matches!(decide(Some("systemctl status modem")), Decision::Allow(_)));
+    assert!(denied(decide(Some("reboot"))).reason.contains("the command \"reboot\""));
+    denied(decide(None));
 }

@@ -32,6 +32,19 @@ pub enum SessionEvent {
         /// Number of the recording that has its output.
         recording: u32,
     },
+    /// A forward carries bytes that are counted and not kept.
+    ForwardOpened {
+        channel: u32,
+        /// `HOST:PORT`, as the device sees it.
+        target: String,
+    },
+    ForwardClosed {
+        channel: u32,
+        target: String,
+        duration_ms: u64,
+        bytes_to_device: u64,
+        bytes_from_device: u64,
+    },
     ChannelRefused {
         /// As the client named it; need not be a kind that exists.
         kind: String,

@@ -8,6 +8,7 @@ use super::{RecordError, SessionFacts};
 use bytes::Bytes;
 use daypass_protocol::api::{EndReason, RecordingKind};
 use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::frame::Exit;
 use daypass_protocol::tunnel::open::{Pty, WindowSize};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct ChannelFacts {
     pub kind: ChannelKind,
     pub pty: Option<Pty>,
     pub command: Option<Vec<u8>>,
+    /// Where a forward leads.
+    pub target: Option<String>,
 }
 
 impl Recorder {
@@ -53,8 +56,15 @@ impl Recorder {
         self.sealer.append(0, Piece::Event(event.clone())).await
     }
 
-    /// Starts the recording of a channel: an asciicast where there is a PTY, the exact output otherwise.
+    /// Starts the recording of a channel: an asciicast where there is a PTY, nothing but events of a forward,
+    /// the exact output otherwise.
     pub async fn channel(&self, number: u32, facts: ChannelFacts) -> Result<ChannelRecorder, RecordError> {
+        if let Some(target) = facts.target {
+            let opened = SessionEvent::ForwardOpened { channel: number, target: target.clone() };
+            self.event(&opened).await?;
+            let forward = Forward { target, opened_at: self.sealer.now() };
+            return Ok(ChannelRecorder::new(self.sealer.clone(), number, Own::Forward(forward)));
+        }
         let recording = number.saturating_add(1);
         let id = i64::from(number) + 1;
         let (kind, file, start) = match &facts.pty {
@@ -74,14 +84,7 @@ impl Recorder {
             recording,
         })
         .await?;
-        Ok(ChannelRecorder {
-            sealer: self.sealer.clone(),
-            number,
-            id,
-            input: AtomicU64::new(0),
-            stdout: AtomicU64::new(0),
-            stderr: AtomicU64::new(0),
-        })
+        Ok(ChannelRecorder::new(self.sealer.clone(), number, Own::File(id)))
     }
 
     /// The failure, as soon as there is one; also when no byte flows (a seal that failed). Never returns
@@ -118,13 +121,32 @@ impl Drop for Recorder {
 pub struct ChannelRecorder {
     sealer: Arc<Sealer>,
     number: u32,
-    id: i64,
+    own: Own,
     input: AtomicU64,
     stdout: AtomicU64,
     stderr: AtomicU64,
 }
 
+/// What a channel has of its own besides its events.
+#[derive(Debug)]
+enum Own {
+    /// The recording of its output.
+    File(i64),
+    Forward(Forward),
+}
+
+#[derive(Debug)]
+struct Forward {
+    target: String,
+    opened_at: Timestamp,
+}
+
 impl ChannelRecorder {
+    fn new(sealer: Arc<Sealer>, number: u32, own: Own) -> Self {
+        let [input, stdout, stderr] = [0; 3].map(AtomicU64::new);
+        Self { sealer, number, own, input, stdout, stderr }
+    }
+
     /// Starts to record; deliver the bytes only after [`Pending::recorded`]. Pieces are written in the order
     /// of these calls, several may be on their way at once.
     pub async fn stdout(&self, bytes: &Bytes) -> Result<Pending, RecordError> {
@@ -142,7 +164,11 @@ impl ChannelRecorder {
         count: &AtomicU64,
         bytes: &Bytes,
     ) -> Result<Pending, RecordError> {
-        let pending = self.sealer.submit(self.id, Piece::Output(stream, bytes.clone())).await?;
+        let pending = match &self.own {
+            Own::File(id) => self.sealer.submit(*id, Piece::Output(stream, bytes.clone())).await?,
+            // Counted; and delivered only while the recorder could still write down that it was.
+            Own::Forward(_) => self.sealer.nothing()?,
+        };
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(pending)
     }
@@ -157,9 +183,16 @@ impl ChannelRecorder {
 
     pub async fn resize(&self, size: WindowSize) -> Result<(), RecordError> {
         let (cols, rows) = (size.cols, size.rows);
-        self.sealer.append(self.id, Piece::Resize { cols, rows }).await?;
+        if let Own::File(id) = &self.own {
+            self.sealer.append(*id, Piece::Resize { cols, rows }).await?;
+        }
         let event = SessionEvent::Resized { channel: self.number, cols, rows };
         self.sealer.append(0, Piece::Event(event)).await
+    }
+
+    /// The end of a stream is on record with the channel's own; this keeps it in its place behind the bytes.
+    pub fn eof(&self) -> Result<Pending, RecordError> {
+        self.sealer.nothing()
     }
 
     pub async fn exit(&self, exit: &Exit) -> Result<Pending, RecordError> {
@@ -169,13 +202,30 @@ impl ChannelRecorder {
     /// Ends and seals this channel's recording. A channel that is dropped instead is closed with its
     /// session.
     pub async fn close(self) -> Result<(), RecordError> {
-        let event = SessionEvent::ChannelClosed {
-            channel: self.number,
-            input_bytes: self.input.load(Ordering::Relaxed),
-            stdout_bytes: self.stdout.load(Ordering::Relaxed),
-            stderr_bytes: self.stderr.load(Ordering::Relaxed),
-        };
-        self.sealer.append(0, Piece::Event(event)).await?;
-        self.sealer.close(Some(self.id), false).await
+        let [input, stdout, stderr] =
+            [&self.input, &self.stdout, &self.stderr].map(|count| count.load(Ordering::Relaxed));
+        match self.own {
+            Own::Forward(forward) => {
+                let lasted = forward.opened_at.until(self.sealer.now());
+                let event = SessionEvent::ForwardClosed {
+                    channel: self.number,
+                    target: forward.target,
+                    duration_ms: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+                    bytes_to_device: input,
+                    bytes_from_device: stdout,
+                };
+                self.sealer.append(0, Piece::Event(event)).await
+            }
+            Own::File(id) => {
+                let event = SessionEvent::ChannelClosed {
+                    channel: self.number,
+                    input_bytes: input,
+                    stdout_bytes: stdout,
+                    stderr_bytes: stderr,
+                };
+                self.sealer.append(0, Piece::Event(event)).await?;
+                self.sealer.close(Some(id), false).await
+            }
+        }
     }
 }

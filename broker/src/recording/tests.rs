@@ -131,11 +131,11 @@ impl Fixture {
 pub(crate) fn shell() -> ChannelFacts {
     let size = WindowSize { cols: 80, rows: 24, ..WindowSize::default() };
     let pty = Pty { term: "xterm".to_owned(), size, modes: Vec::new() };
-    ChannelFacts { kind: ChannelKind::Shell, pty: Some(pty), command: None }
+    ChannelFacts { kind: ChannelKind::Shell, pty: Some(pty), command: None, target: None }
 }
 
 pub(crate) fn exec() -> ChannelFacts {
-    ChannelFacts { kind: ChannelKind::Exec, pty: None, command: Some(b"cat \xff".to_vec()) }
+    ChannelFacts { kind: ChannelKind::Exec, pty: None, command: Some(b"cat \xff".to_vec()), target: None }
 }
 
 /// A real, small disk; unmounted with the value.

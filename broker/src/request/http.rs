@@ -49,9 +49,11 @@ impl From<SubmitError> for Problem {
             SubmitError::NotPending(_) => Self::conflict("not_pending", text),
             SubmitError::Database(error) => error.into(),
             SubmitError::Randomness(error) => Self::unavailable("no randomness", &error),
-            SubmitError::Text(_) | SubmitError::NoChannels | SubmitError::Duration => {
-                Self::bad_request("unfit_request", text)
-            }
+            SubmitError::Text(_)
+            | SubmitError::NoChannels
+            | SubmitError::CommandAndMore
+            | SubmitError::Forward(_)
+            | SubmitError::Duration => Self::bad_request("unfit_request", text),
         }
     }
 }
@@ -125,6 +127,8 @@ async fn shown(
         reason: request.reason,
         ticket: request.ticket,
         emergency: request.emergency,
+        command: request.command,
+        forward_targets: request.forward_targets,
         asked_at: request.asked_at,
         lapses_at: request.lapses_at,
         why: request.why,
@@ -146,7 +150,7 @@ async fn shown(
                 api::GrantState::Live if !grant.is_live(now) => api::GrantState::Expired,
                 state => state,
             },
-            channels: grant.channels,
+            channels: grant.scope.channels,
             starts_at: grant.starts_at,
             ends_at: grant.ends_at,
             ended_by: grant.ended_by,
@@ -161,6 +165,14 @@ async fn shown_by_id(ctx: &Ctx, person: &VerifiedPerson, id: &RequestId) -> Resu
     Ok(shown(ctx, &mut conn, person, request, device).await?)
 }
 
+/// The broker's own names and addresses, as far as its configuration says them.
+fn own_hosts(ctx: &Ctx) -> Vec<String> {
+    let url = ctx.config.https.url.host_str().unwrap_or_default();
+    let url = url.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let listening = [ctx.config.https.listen.ip(), ctx.config.ssh.listen.ip()].map(|ip| ip.to_string());
+    [url, ctx.config.ssh.host.clone()].into_iter().chain(listening).collect()
+}
+
 /// Asks for access. What policy refuses at once is a 403 that says what would have been allowed; the
 /// refused request stays in the history.
 #[utoipa::path(post, operation_id = "ask_for_access", path = "/v1/requests", tag = "requests", request_body = Ask,
@@ -173,6 +185,7 @@ async fn ask(
     let limits = Limits {
         lapse_after: ctx.config.requests.lapse_after,
         pending_per_person: ctx.config.requests.pending_per_person,
+        own_hosts: own_hosts(&ctx),
     };
     let now = ctx.clock.now();
     let mut tx = ctx.db.begin().await?;

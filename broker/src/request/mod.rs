@@ -5,16 +5,21 @@
 
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 pub mod http;
+mod scope;
 pub mod store;
 mod submit;
+mod targets;
 
+pub use scope::{OutOfScope, Scope};
 pub use submit::{Limits, SubmitError, cancel, lapse, submit};
+pub use targets::UnfitTargets;
 
 use crate::login::VerifiedPerson;
 use crate::policy::{ConnectAsk, DeviceFacts, RequestFacts, Subject};
 use daypass_protocol::api::{GrantState, RequestState};
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use std::time::Duration;
 
@@ -30,6 +35,10 @@ pub struct StoredRequest {
     pub reason: String,
     pub ticket: Option<String>,
     pub emergency: bool,
+    /// The one command that is asked for.
+    pub command: Option<String>,
+    /// Where forwards may lead; none without the channel.
+    pub forward_targets: Vec<ForwardTarget>,
     pub state: RequestState,
     pub asked_at: Timestamp,
     pub lapses_at: Timestamp,
@@ -44,7 +53,7 @@ pub struct StoredGrant {
     pub person: PersonId,
     pub device: DeviceId,
     pub login: Login,
-    pub channels: ChannelSet,
+    pub scope: Scope,
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
     pub state: GrantState,
@@ -71,6 +80,8 @@ impl StoredRequest {
             ticket: self.ticket.clone(),
             emergency: self.emergency,
             on_site: false,
+            command: self.command.clone(),
+            forward_targets: self.forward_targets.clone(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Rows of requests, answers and grants.
 
-use super::{StoredGrant, StoredRequest};
+use super::{Scope, StoredGrant, StoredRequest};
 use crate::db::Tx;
 use crate::policy::{DeviceFacts, Subject};
 use daypass_protocol::api::{CraClass, DeviceState, GrantState, PersonRef, RequestState, Verdict};
 use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId};
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
@@ -34,6 +35,15 @@ fn json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, sqlx::Erro
     serde_json::from_str(&text).map_err(|error| unreadable(column, error))
 }
 
+/// Where forwards may lead; nowhere, where nothing is written.
+fn targets(row: &AnyRow) -> Result<Vec<ForwardTarget>, sqlx::Error> {
+    let list: String = row.try_get("forward_targets")?;
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    ForwardTarget::list(&list).map_err(|error| unreadable("forward_targets", error))
+}
+
 fn time(row: &AnyRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp)
 }
@@ -52,7 +62,7 @@ fn list(items: &[String]) -> String {
 }
 
 const REQUEST: &str = "id, person, device, login, channels, duration_ms, reason, ticket, emergency, state,
-    asked_at, lapses_at, why, approver_teams";
+    asked_at, lapses_at, why, approver_teams, command, forward_targets";
 
 fn read_request(row: &AnyRow) -> Result<StoredRequest, sqlx::Error> {
     Ok(StoredRequest {
@@ -70,14 +80,16 @@ fn read_request(row: &AnyRow) -> Result<StoredRequest, sqlx::Error> {
         lapses_at: time(row, "lapses_at")?,
         why: json(row, "why")?,
         approver_teams: json(row, "approver_teams")?,
+        command: row.try_get("command")?,
+        forward_targets: targets(row)?,
     })
 }
 
 pub async fn add(tx: &mut Tx, request: &StoredRequest) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO request (id, person, device, login, channels, duration_ms, reason, ticket, emergency,
-                              state, asked_at, lapses_at, why, approver_teams)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11, $12, $13)",
+                              state, asked_at, lapses_at, why, approver_teams, command, forward_targets)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11, $12, $13, $14, $15)",
     )
     .bind(request.id.to_string())
     .bind(request.person.to_string())
@@ -92,6 +104,8 @@ pub async fn add(tx: &mut Tx, request: &StoredRequest) -> Result<(), sqlx::Error
     .bind(request.lapses_at.as_millis())
     .bind(list(&request.why))
     .bind(list(&request.approver_teams))
+    .bind(request.command.clone())
+    .bind(ForwardTarget::listed(&request.forward_targets))
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -277,7 +291,8 @@ pub async fn answers(
         .collect()
 }
 
-const GRANT: &str = "request, person, device, login, channels, starts_at, ends_at, state, ended_by";
+const GRANT: &str = "request, person, device, login, channels, command, forward_targets, starts_at, ends_at,
+    state, ended_by";
 
 fn read_grant(row: &AnyRow) -> Result<StoredGrant, sqlx::Error> {
     Ok(StoredGrant {
@@ -285,7 +300,11 @@ fn read_grant(row: &AnyRow) -> Result<StoredGrant, sqlx::Error> {
         person: text(row, "person")?,
         device: text(row, "device")?,
         login: text(row, "login")?,
-        channels: text(row, "channels")?,
+        scope: Scope {
+            channels: text(row, "channels")?,
+            command: row.try_get("command")?,
+            targets: targets(row)?,
+        },
         starts_at: time(row, "starts_at")?,
         ends_at: time(row, "ends_at")?,
         state: word(row, "state")?,
@@ -295,16 +314,19 @@ fn read_grant(row: &AnyRow) -> Result<StoredGrant, sqlx::Error> {
 
 pub async fn add_grant(tx: &mut Tx, grant: &StoredGrant) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO access_grant (request, person, device, login, channels, starts_at, ends_at, state)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 'live')",
+        "INSERT INTO access_grant (request, person, device, login, channels, starts_at, ends_at, command,
+                                   forward_targets, state)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'live')",
     )
     .bind(grant.request.to_string())
     .bind(grant.person.to_string())
     .bind(grant.device.to_string())
     .bind(grant.login.to_string())
-    .bind(grant.channels.to_string())
+    .bind(grant.scope.channels.to_string())
     .bind(grant.starts_at.as_millis())
     .bind(grant.ends_at.as_millis())
+    .bind(grant.scope.command.clone())
+    .bind(ForwardTarget::listed(&grant.scope.targets))
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -406,7 +428,7 @@ pub async fn device_facts(
     id: &DeviceId,
 ) -> Result<Option<DeviceFacts>, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT device.id AS id, product_line, cra_class, state, labels
+        "SELECT device.id AS id, product_line, cra_class, state, labels, forward_targets
          FROM device JOIN product_line ON product_line.name = device.product_line WHERE device.id = $1",
     )
     .bind(id.to_string())
@@ -419,6 +441,7 @@ pub async fn device_facts(
             cra_class: word::<CraClass>(&row, "cra_class")?,
             state: word::<DeviceState>(&row, "state")?,
             labels: json(&row, "labels")?,
+            forward_targets: targets(&row)?,
         })
     })
     .transpose()

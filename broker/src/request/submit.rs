@@ -1,5 +1,6 @@
 //! Asking, taking back, and letting lapse.
 
+use super::targets::{self, UnfitTargets};
 use super::{StoredRequest, store};
 use crate::approval::{self, Outcome};
 use crate::audit::{self, Actor, Event, Kind, Recorded};
@@ -7,22 +8,25 @@ use crate::db::Tx;
 use crate::login::VerifiedPerson;
 use crate::policy::{Policies, Subject};
 use daypass_protocol::api::{Ask, RequestState};
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::RequestId;
 use daypass_protocol::text::{self, MAX_REASON, MAX_TICKET, UnfitText};
 use daypass_protocol::time::Timestamp;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// How long a request waits for answers.
     pub lapse_after: Duration,
     /// Requests of one person that may wait at the same time.
     pub pending_per_person: i64,
+    /// Names and addresses of the broker itself, to which no forward leads.
+    pub own_hosts: Vec<String>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lapse_after: Duration::from_hours(1), pending_per_person: 20 }
+        Self { lapse_after: Duration::from_hours(1), pending_per_person: 20, own_hosts: Vec::new() }
     }
 }
 
@@ -38,6 +42,10 @@ pub enum SubmitError {
     UnknownDevice(String),
     #[error("a request names at least one channel")]
     NoChannels,
+    #[error("a request for one command is for exec and nothing else")]
+    CommandAndMore,
+    #[error(transparent)]
+    Forward(#[from] UnfitTargets),
     #[error("a window is at least 30 seconds and at most 7 days long")]
     Duration,
     #[error("{0} of your requests are waiting already; cancel one first")]
@@ -73,6 +81,12 @@ pub async fn submit(
     if ask.channels.is_empty() {
         return Err(SubmitError::NoChannels);
     }
+    if let Some(command) = &ask.command {
+        text::visible_command(command)?;
+        if !ask.channels.iter().eq([ChannelKind::Exec]) {
+            return Err(SubmitError::CommandAndMore);
+        }
+    }
     let duration = Duration::from_secs(ask.duration_s);
     if !(SHORTEST..=LONGEST).contains(&duration) {
         return Err(SubmitError::Duration);
@@ -85,6 +99,7 @@ pub async fn submit(
         return Err(SubmitError::TooManyPending(pending));
     }
 
+    let forward_targets = targets::of(&ask, &device, &limits.own_hosts)?;
     let request = StoredRequest {
         id: RequestId::from_random(crate::random::bytes()?),
         person: person.id().clone(),
@@ -95,6 +110,8 @@ pub async fn submit(
         reason,
         ticket,
         emergency: ask.emergency,
+        command: ask.command,
+        forward_targets,
         state: RequestState::Pending,
         asked_at: now,
         lapses_at: now + limits.lapse_after,
@@ -108,6 +125,7 @@ pub async fn submit(
         .detail(serde_json::json!({
             "login": request.login, "channels": request.channels, "duration_s": duration.as_secs(),
             "reason": request.reason, "ticket": request.ticket, "emergency": request.emergency,
+            "command": request.command, "forward_targets": request.forward_targets,
         }));
     let asked = audit::append(tx, now, event).await?;
     let outcome = approval::decide(tx, &request, Subject::from(person), device, policies, now).await?;

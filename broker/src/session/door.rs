@@ -1,7 +1,7 @@
 //! What stands behind the gateway: sign-in by certificate, and sessions.
 
 use super::End;
-use super::join::Running;
+use super::join::{ChannelRefused, Running};
 use super::open::{Client, OpenRefused, open};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
@@ -9,14 +9,14 @@ use crate::certificate::issue;
 use crate::gateway::{self, Door, EndNotice, HostIdentity, NotAuthenticated, Refusal, Refused, SessionDoor};
 use crate::login::{self, VerifiedPerson};
 use crate::session::wire::EngineerChannel;
+use crate::tunnel::OpenError;
 use async_trait::async_trait;
 use daypass_protocol::api::EndReason;
 use daypass_protocol::certificate::{self, Expectation};
-use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey};
 use daypass_protocol::time::Timestamp;
-use daypass_protocol::tunnel::open::OpenKind;
+use daypass_protocol::tunnel::open::{OpenKind, RefusedCode};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -153,7 +153,7 @@ impl Door for GatewayDoor {
         person: &VerifiedPerson,
         device: &DeviceId,
         login: &Login,
-        kind: ChannelKind,
+        first: &OpenKind,
         client: gateway::Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         let kex = [client.kex, client.outer_kex].into_iter().flatten().collect::<Vec<_>>().join(" via ");
@@ -161,13 +161,14 @@ impl Door for GatewayDoor {
         // In a task of its own: an engineer who leaves half-way must not leave half a session. What it made
         // is then dropped, and with it the session ends.
         let (ctx, person, device, login) = (self.ctx.clone(), person.clone(), device.clone(), login.clone());
+        let first = first.clone();
         let opening = self.ctx.tasks.spawn(async move {
-            let opened = open(&ctx, &person, &device, &login, kind, &client).await?;
+            let opened = open(&ctx, &person, &device, &login, &first, &client).await?;
             Ok::<_, OpenRefused>(GatewaySession(Running::start(&ctx, opened)))
         });
         match opening.await {
             Ok(Ok(session)) => Ok(Arc::new(session)),
-            Ok(Err(refused)) => Err(Refusal { hint: refused.hint(), message: refused.to_string() }),
+            Ok(Err(refused)) => Err(Refusal { hint: refused.hint(), ..Refusal::new(refused.to_string()) }),
             Err(error) => {
                 tracing::error!(%error, "opening a session failed");
                 Err(Refusal::new("the broker could not open the session; the cause is in its log"))
@@ -206,7 +207,13 @@ impl SessionDoor for GatewaySession {
         env: Vec<(String, String)>,
         engineer: EngineerChannel,
     ) -> Result<(), Refusal> {
-        self.0.open_channel(kind, env, engineer).await.map_err(|refused| Refusal::new(refused.to_string()))
+        self.0.open_channel(kind, env, engineer).await.map_err(|refused| match refused {
+            ChannelRefused::Device(OpenError::Refused(told)) if told.code != RefusedCode::Failed => {
+                Refusal::new(ChannelRefused::Device(OpenError::Refused(told)).to_string())
+            }
+            ChannelRefused::Device(_) => Refusal::failure(refused.to_string()),
+            _ => Refusal::new(refused.to_string()),
+        })
     }
 
     fn notices(&self) -> broadcast::Receiver<String> {

@@ -7,9 +7,12 @@ use super::{End, Live, store};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
 use crate::recording::{ChannelFacts, ChannelRecorder, RecordError, Recorder};
+use crate::request::OutOfScope;
 use crate::tunnel::{OpenAsk, OpenError, Tunnel};
 use daypass_protocol::api::EndReason;
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
 use daypass_protocol::tunnel::frame::CloseCode;
@@ -32,8 +35,8 @@ const AHEAD: usize = 8;
 /// Why a channel does not open, in words for the engineer.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelRefused {
-    #[error("your grant does not include {0}")]
-    NotGranted(daypass_protocol::channel::ChannelKind),
+    #[error("your grant {0}")]
+    NotGranted(#[from] OutOfScope),
     #[error("this session has {0} channels open already; that is the limit")]
     TooMany(u32),
     #[error("{}", .0.message())]
@@ -131,9 +134,7 @@ impl Running {
         engineer: EngineerChannel,
     ) -> Result<(), ChannelRefused> {
         let channel_kind = kind.channel_kind();
-        if !self.live.channels.contains(channel_kind) {
-            return Err(ChannelRefused::NotGranted(channel_kind));
-        }
+        self.live.scope.permits(&kind)?;
         let limit = self.ctx.config.sessions.channels_per_session;
         let room = Room::take(&self.open, limit).ok_or(ChannelRefused::TooMany(limit))?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -148,6 +149,7 @@ impl Running {
                     OpenKind::Exec { command, .. } => Some(command.0.clone()),
                     _ => None,
                 },
+                target: target(&kind),
             };
             recorder.channel(number, facts).await.map_err(|error| {
                 self.recorder_failed(&error);
@@ -186,6 +188,7 @@ impl Running {
                     OpenKind::Exec { command, .. } => Some(String::from_utf8_lossy(&command.0).into_owned()),
                     _ => None,
                 },
+                "target": target(&kind),
             }));
         if let Err(error) = audit::note(&self.ctx.db, self.ctx.clock.now(), event).await {
             tracing::error!(%error, session = %self.live.id, "a channel could not be entered in the audit log");
@@ -199,7 +202,7 @@ impl Running {
         let terminal = kind.pty().map(|_| Terminal::open(&live));
         self.channels.spawn(async move {
             let _room = room;
-            join(&live, terminal, engineer, device, recorder).await;
+            join(&live, channel_kind, terminal, engineer, device, recorder).await;
         });
         Ok(())
     }
@@ -242,6 +245,16 @@ impl Running {
         self.ctx.sessions.remove(&self.live.id);
         metrics::gauge!("daypass_sessions_live").decrement(1.0);
         tracing::info!(session = %self.live.id, reason = ?end.reason, "session ended");
+    }
+}
+
+/// Where a forward leads, as it is written down.
+fn target(kind: &OpenKind) -> Option<String> {
+    match kind {
+        OpenKind::Forward { host, port } => {
+            ForwardTarget::new(host, (*port).into()).ok().map(|target| target.to_string())
+        }
+        _ => None,
     }
 }
 
@@ -293,6 +306,7 @@ enum Over {
 /// has it.
 async fn join(
     live: &Live,
+    kind: ChannelKind,
     terminal: Option<Terminal>,
     engineer: EngineerChannel,
     device: DeviceChannel,
@@ -365,6 +379,11 @@ async fn join(
                             let pending = recorder.stderr(&bytes).await;
                             (ToEngineer::Stderr(bytes), pending)
                         }
+                        // Each direction of a forward ends by itself, and nothing in it exits.
+                        Some(FromDevice::Eof(_)) if kind == ChannelKind::Forward => {
+                            (ToEngineer::Eof, recorder.eof())
+                        }
+                        Some(FromDevice::Exit(_)) if kind == ChannelKind::Forward => continue,
                         // SSH has one EOF for both streams: it is sent with the close.
                         Some(FromDevice::Eof(_)) => continue,
                         Some(FromDevice::Exit(exit)) => {

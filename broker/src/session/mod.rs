@@ -23,9 +23,9 @@ pub use permit::Permit;
 
 use crate::policy::SessionLimits;
 use crate::recording::RecordError;
+use crate::request::Scope;
 use activity::Activity;
 use daypass_protocol::api::EndReason;
-use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::frame::CloseCode;
@@ -103,7 +103,7 @@ pub struct Live {
     pub person: PersonId,
     pub device: DeviceId,
     pub login: Login,
-    pub channels: ChannelSet,
+    pub scope: Scope,
     pub ends_at: Timestamp,
     pub limits: SessionLimits,
     activity: Activity,
@@ -119,7 +119,7 @@ impl Live {
             person,
             device: permit.device.clone(),
             login: permit.login.clone(),
-            channels: permit.channels.clone(),
+            scope: permit.scope.clone(),
             ends_at: permit.ends_at,
             limits: permit.limits,
             activity: Activity::default(),

@@ -7,13 +7,13 @@ use crate::certificate::{issue, signer};
 use crate::login::VerifiedPerson;
 use crate::policy::{self, Permission, Subject};
 use crate::recording::{Recorder, SessionFacts};
-use crate::request::{StoredGrant, store as requests};
+use crate::request::{OutOfScope, StoredGrant, store as requests};
 use crate::tunnel::Tunnel;
 use daypass_protocol::api::{EndReason, RequestState, Verdict};
-use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login, RequestId, SessionId};
 use daypass_protocol::ssh_key::PrivateKey;
 use daypass_protocol::time::Timestamp;
+use daypass_protocol::tunnel::open::OpenKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ pub enum OpenRefused {
     NoGrant { device: DeviceId, login: Login },
     #[error("your request {request} for {login} on {device} is still waiting for an answer")]
     Waiting { request: RequestId, device: DeviceId, login: Login },
-    #[error("your grant {grant} does not include {kind}")]
-    KindNotGranted { grant: RequestId, kind: ChannelKind },
+    #[error("your grant {grant} {why}")]
+    NotInGrant { grant: RequestId, why: OutOfScope },
     #[error("policy refuses it now: {0}")]
     Policy(String),
     #[error("{0} is not connected")]
@@ -57,7 +57,7 @@ impl OpenRefused {
             Self::Waiting { device, login, .. } => {
                 Some(format!("wait for it with: daypass ssh {device} -l {login}"))
             }
-            Self::KindNotGranted { .. } => Some("ask for it with: daypass request --channel".to_owned()),
+            Self::NotInGrant { .. } => Some("ask for it with: daypass request --channel".to_owned()),
             Self::DeviceOffline(_) => {
                 Some("it connects by itself when it has power and a network".to_owned())
             }
@@ -78,17 +78,17 @@ pub struct Opened {
     pub recorder: Recorder,
 }
 
-/// Opens a session whose first channel is of `kind`.
+/// Opens a session whose first channel is this one.
 pub async fn open(
     ctx: &Ctx,
     person: &VerifiedPerson,
     device: &DeviceId,
     login: &Login,
-    kind: ChannelKind,
+    first: &OpenKind,
     client: &Client,
 ) -> Result<Opened, OpenRefused> {
     let now = ctx.clock.now();
-    let grant = match live_grant(ctx, person, device, login, kind, now).await {
+    let grant = match live_grant(ctx, person, device, login, first, now).await {
         Ok(grant) => grant,
         Err(refused) => {
             note_refusal(ctx, person, device, &refused).await;
@@ -112,26 +112,38 @@ fn failed(what: &'static str) -> impl Fn(sqlx::Error) -> OpenRefused {
     }
 }
 
-/// The live grant of this person, device and login that has the channel; the one that ends last.
+/// The live grant of this person, device and login that permits the channel. One that is not bound to a
+/// command comes before one that is, because more channels may follow; then the one that ends last.
 async fn live_grant(
     ctx: &Ctx,
     person: &VerifiedPerson,
     device: &DeviceId,
     login: &Login,
-    kind: ChannelKind,
+    first: &OpenKind,
     now: Timestamp,
 ) -> Result<StoredGrant, OpenRefused> {
     let mut conn = ctx.db.pool().acquire().await.map_err(failed("looking for a grant"))?;
     let grants = requests::live_grants(&mut conn, person.id(), device, login, now)
         .await
         .map_err(failed("looking for a grant"))?;
-    let other = grants.first().map(|grant| grant.request.clone());
-    if let Some(grant) = grants.into_iter().find(|grant| grant.is_live(now) && grant.channels.contains(kind))
-    {
+    let mut nearest = None;
+    let mut bound = None;
+    for grant in grants.into_iter().filter(|grant| grant.is_live(now)) {
+        match grant.scope.permits(first) {
+            Ok(()) if grant.scope.command.is_none() => return Ok(grant),
+            Ok(()) => {
+                bound.get_or_insert(grant);
+            }
+            Err(why) => {
+                nearest.get_or_insert(OpenRefused::NotInGrant { grant: grant.request, why });
+            }
+        }
+    }
+    if let Some(grant) = bound {
         return Ok(grant);
     }
-    if let Some(grant) = other {
-        return Err(OpenRefused::KindNotGranted { grant, kind });
+    if let Some(refused) = nearest {
+        return Err(refused);
     }
     let waiting = requests::Filter {
         state: Some(RequestState::Pending),
@@ -167,7 +179,9 @@ pub(crate) async fn still_allowed(
     let approvals =
         policy::Approvals::of(&request.person, approved.map(|answer| (&answer.by.id, answer.teams.iter())));
     let mut ask = request.as_ask(subject, device);
-    ask.channels = grant.channels.clone();
+    ask.channels = grant.scope.channels.clone();
+    ask.command.clone_from(&grant.scope.command);
+    ask.forward_targets.clone_from(&grant.scope.targets);
     ask.duration = grant.starts_at.until(grant.ends_at);
     Ok(policy::holds(&ctx.policies.current(), &ask, &approvals, now))
 }
@@ -207,7 +221,7 @@ async fn permit(
         person_label: label.to_owned(),
         device: grant.device.clone(),
         login: grant.login.clone(),
-        channels: grant.channels.clone(),
+        scope: grant.scope.clone(),
         ends_at: grant.ends_at,
         limits,
     };

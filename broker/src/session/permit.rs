@@ -1,8 +1,8 @@
 //! The permit: the right to one session certificate.
 
 use crate::policy::SessionLimits;
+use crate::request::Scope;
 use daypass_protocol::certificate::Principal;
-use daypass_protocol::channel::ChannelSet;
 use daypass_protocol::ids::{DeviceId, Login, RequestId, SessionId};
 use daypass_protocol::time::Timestamp;
 
@@ -16,7 +16,7 @@ pub struct Permit {
     pub(super) person_label: String,
     pub(super) device: DeviceId,
     pub(super) login: Login,
-    pub(super) channels: ChannelSet,
+    pub(super) scope: Scope,
     pub(super) ends_at: Timestamp,
     pub(super) limits: SessionLimits,
 }
@@ -35,8 +35,8 @@ impl Permit {
     pub fn principal(&self) -> Principal {
         Principal::LoginOnDevice(self.login.clone(), self.device.clone())
     }
-    pub fn channels(&self) -> &ChannelSet {
-        &self.channels
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
     pub fn ends_at(&self) -> Timestamp {
         self.ends_at

@@ -120,6 +120,7 @@ impl World {
             title: "Edge gateway".to_owned(),
             cra_class: CraClass::Important1,
             support_end: "2031-12-31".to_owned(),
+            forward_targets: vec!["127.0.0.1:80".parse().unwrap()],
         };
         let now = self.ctx.clock.now();
         lines::register(&self.ctx.db, line.clone(), Actor::Broker, now).await.unwrap();

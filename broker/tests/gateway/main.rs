@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod flow;
+mod forwards;
 mod refusals;
 mod sessions;
 mod trust;

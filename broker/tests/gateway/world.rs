@@ -9,7 +9,6 @@ use daypass_broker::gateway::{
 };
 use daypass_broker::session::wire::{EngineerChannel, FromEngineer, ToEngineer};
 use daypass_protocol::certificate::{self, Expectation, Principal, Refusal as Wrong};
-use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::certificate::{Builder, CertType};
 use daypass_protocol::ssh_key::private::Ed25519Keypair;
@@ -175,7 +174,7 @@ impl Door for TestDoor {
         person: &Person,
         device: &DeviceId,
         login: &Login,
-        _kind: ChannelKind,
+        _first: &OpenKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
         if login.as_str() == "root" {
@@ -216,6 +215,12 @@ impl SessionDoor for TestSession {
         self.seen.opened.lock().unwrap().push((kind.clone(), env.clone()));
         let command = match &kind {
             OpenKind::Exec { command, .. } => String::from_utf8(command.0.clone()).unwrap(),
+            // The ports of inetd's services, RFC 862 to 864; and two that do not open.
+            OpenKind::Forward { port: 7, .. } => "cat".to_owned(),
+            OpenKind::Forward { port: 9, .. } => "stall".to_owned(),
+            OpenKind::Forward { port: 19, .. } => "yes".to_owned(),
+            OpenKind::Forward { port: 81, .. } => return Err(Refusal::failure("connection refused")),
+            OpenKind::Forward { .. } => return Err(Refusal::new("not granted")),
             _ => "shell".to_owned(),
         };
         if command == "refused" {

@@ -1,5 +1,6 @@
 //! `daypass ssh`: everything up to the moment where the system's `ssh` takes over.
 
+use super::request::What;
 use super::{Context, login, request, wait};
 use crate::args::SshArgs;
 use crate::client::Client;
@@ -10,8 +11,9 @@ use crate::ssh::config::{Files, Gateway, OWN_CONFIG};
 use crate::ssh::identity;
 use crate::ui::words;
 use daypass_protocol::api::{GrantState, Request, RequestState};
-use daypass_protocol::channel::ChannelKind;
+use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::{DeviceId, Login};
+use daypass_protocol::target::ForwardTarget;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -23,13 +25,13 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     let device = args.device.device.clone();
     let mine = own_requests(context, &client, &device).await?;
     let wanted = args.ask.login.clone().or_else(|| args.device.login.clone());
-    let needed = if args.command.is_empty() { ChannelKind::Shell } else { ChannelKind::Exec };
+    let needed = Needed::of(&args);
 
-    let grant = match live_grant(&mine, wanted.as_ref(), needed) {
+    let grant = match live_grant(&mine, wanted.as_ref(), &needed) {
         Some(grant) => grant.clone(),
         None => {
             let login = login_to_ask_for(&mine, wanted, &config);
-            let request = raise(context, &client, &args, &mine, login, needed).await?;
+            let request = raise(context, &client, &args, &mine, login, &needed).await?;
             let request = wait::granted(wait::until_answered(context, &client, request).await?)?;
             context.ui.note(&words::granted(&request));
             request
@@ -62,13 +64,51 @@ async fn own_requests(
     }
 }
 
-/// The grant to use: live, with the channel, for the login if one was named. The one that lasts longest.
-fn live_grant<'r>(mine: &'r [Request], login: Option<&Login>, needed: ChannelKind) -> Option<&'r Request> {
+/// What the engineer wants to do there.
+struct Needed<'a> {
+    /// As ssh will send it.
+    command: Option<String>,
+    /// Nothing but forwards.
+    only_forwards: bool,
+    forwards: bool,
+    targets: &'a [ForwardTarget],
+}
+
+impl<'a> Needed<'a> {
+    fn of(args: &'a SshArgs) -> Self {
+        let targets = args.ask.forward.as_slice();
+        Self {
+            command: request::joined(&args.command),
+            only_forwards: args.no_command,
+            forwards: !(targets.is_empty() && args.local.is_empty() && args.dynamic.is_empty()),
+            targets,
+        }
+    }
+
+    /// Whether a request with these channels is enough: for what is started, for no other command than
+    /// this one, and to each target that was named.
+    fn is_in(&self, request: &Request, channels: &ChannelSet) -> bool {
+        let started = match self.command {
+            _ if self.only_forwards => true,
+            Some(_) => channels.contains(ChannelKind::Exec),
+            None => channels.contains(ChannelKind::Shell),
+        };
+        let forwarded = !self.forwards || channels.contains(ChannelKind::Forward);
+        started
+            && forwarded
+            && request.command.as_ref().is_none_or(|only| Some(only) == self.command.as_ref())
+            && self.targets.iter().all(|target| request.forward_targets.contains(target))
+    }
+}
+
+/// The grant to use: live, enough for what is needed, for the login if one was named. The one that lasts
+/// longest.
+fn live_grant<'r>(mine: &'r [Request], login: Option<&Login>, needed: &Needed<'_>) -> Option<&'r Request> {
     mine.iter()
         .filter(|request| login.is_none_or(|login| *login == request.login))
         .filter_map(|request| {
             let grant = request.grant.as_ref()?;
-            (grant.state == GrantState::Live && grant.channels.contains(needed))
+            (grant.state == GrantState::Live && needed.is_in(request, &grant.channels))
                 .then_some((grant.ends_at, request))
         })
         .max_by_key(|(ends_at, _)| *ends_at)
@@ -89,12 +129,12 @@ async fn raise(
     args: &SshArgs,
     mine: &[Request],
     login: Login,
-    needed: ChannelKind,
+    needed: &Needed<'_>,
 ) -> Result<Request, Failure> {
     let waiting = mine.iter().find(|request| {
         request.state == RequestState::Pending
             && request.login == login
-            && request.channels.contains(needed)
+            && needed.is_in(request, &request.channels)
             && request.emergency == args.ask.emergency
     });
     if let Some(request) = waiting {
@@ -107,7 +147,8 @@ async fn raise(
         None if context.ui.can_ask() => context.ask(words::ASK_REASON).await?.unwrap_or_default(),
         None => return Err(Failure::NoReason(device)),
     };
-    request::submit(client, device, login, &args.ask, &reason).await
+    let what = What::of(&args.ask, needed.command.clone(), needed.forwards);
+    request::submit(client, device, login, &args.ask, &reason, what).await
 }
 
 fn command(
@@ -124,6 +165,14 @@ fn command(
     ssh.arg("-o").arg(format!("HostName={host}")).arg("-o").arg(format!("HostKeyAlias={host}"));
     if args.tty {
         ssh.arg("-t");
+    }
+    for (option, values) in [("-L", &args.local), ("-D", &args.dynamic)] {
+        for value in values {
+            ssh.arg(option).arg(value);
+        }
+    }
+    if args.no_command {
+        ssh.arg("-N");
     }
     ssh.arg("-l").arg(login.as_str());
     ssh.arg("--").arg(gateway.alias(device, &context.profile));

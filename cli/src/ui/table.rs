@@ -60,7 +60,8 @@ impl Ui {
 
     /// Names and values, one below the other. Those without a value are left out.
     pub fn facts(self, facts: &[(&str, Option<String>)]) -> Result<(), Failure> {
-        let width = facts.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+        let shown = facts.iter().filter(|(_, value)| value.is_some());
+        let width = shown.map(|(name, _)| name.width()).max().unwrap_or(0);
         let mut out = String::new();
         for (name, value) in facts {
             let Some(value) = value else { continue };

@@ -3,6 +3,7 @@
 use super::clean;
 use crate::duration::spoken;
 use daypass_protocol::api::{Answer, Grant, PersonRef, Request, Verdict};
+use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::RequestId;
 
 pub const EXIT_CODES: &str = "\
@@ -77,6 +78,21 @@ pub fn live(left: &str) -> String {
     format!("live, {left} left")
 }
 
+/// What a request is about, in a table's cell.
+pub fn asked_for(request: &Request, channels: &ChannelSet) -> String {
+    match &request.command {
+        Some(command) => format!("asks to run: {command}"),
+        None if channels.contains(ChannelKind::Forward) => format!("{channels} to {}", targets(request)),
+        None => channels.to_string(),
+    }
+}
+
+/// Where the forwards of a request lead.
+pub fn targets(request: &Request) -> String {
+    let targets: Vec<_> = request.forward_targets.iter().map(ToString::to_string).collect();
+    targets.join(", ")
+}
+
 pub fn person(person: &PersonRef) -> String {
     format!("{} <{}>", person.name, person.email)
 }
@@ -123,7 +139,8 @@ pub fn waits_for(request: &Request) -> String {
     let so_far = if approved > 0 { format!(", {approved} approved so far") } else { String::new() };
     let why =
         if request.why.is_empty() { String::new() } else { format!(" ({})", clean(&request.why.join("; "))) };
-    format!("{} waits {who}{so_far}{why}", request.id)
+    let what = request.command.as_deref().map(|command| format!(" to run `{}`", clean(command)));
+    format!("{}{} waits {who}{so_far}{why}", request.id, what.unwrap_or_default())
 }
 
 /// Short enough not to wrap.

@@ -204,3 +204,64 @@ fn getting_ready_is_quiet_and_does_not_ask_the_broker_without_need() {
     assert_eq!(place.run(&["ssh-ready"]).code, 0);
     assert_eq!(broker.inner.heard.lock().unwrap().len(), heard);
 }
+
+/// A request for one command, as the broker shows it.
+fn one_command(state: &str, command: &str, grant: &Value) -> Value {
+    let mut request = request(state, grant);
+    request["command"] = command.into();
+    request["channels"] = json!(["exec"]);
+    request
+}
+
+#[test]
+fn a_command_without_a_grant_is_asked_for_alone() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[]));
+    let asked = "systemctl status a b";
+    broker.on("POST /v1/requests", Reply::json(201, &one_command("pending", asked, &Value::Null)));
+    broker.on("GET /v1/requests/R-7K2M9QXD", Reply::json(200, &one_command("granted", asked, &live())));
+    let place = Place::signed_in(&broker, 300);
+    // ssh joins with spaces, so that is what is asked for.
+    let told = place.run(&["ssh", "gw-0042", "--reason", "x", "--", "systemctl", "status", "a b"]);
+    assert_eq!(told.code, 7, "{told:?}");
+    let sent = broker.heard("POST /v1/requests").concat();
+    assert!(sent.contains("\"command\":\"systemctl status a b\""), "{sent}");
+    assert!(sent.contains("\"channels\":[\"exec\"]"), "{sent}");
+    assert!(told.err.contains("to run `systemctl status a b` waits"), "{told:?}");
+
+    // Who names channels asks for those instead.
+    let args = ["ssh", "gw-0042", "--reason", "x", "--channel", "shell,exec", "--", "uptime"];
+    place.run(&args);
+    let sent = broker.heard("POST /v1/requests").pop().unwrap();
+    assert!(!sent.contains("command") && sent.contains("[\"shell\",\"exec\"]"), "{sent}");
+}
+
+#[test]
+fn a_grant_of_one_command_is_used_for_that_command_only() {
+    let mut grant = live();
+    grant["channels"] = json!(["exec"]);
+    for (args, uses) in [
+        (&["ssh", "gw-0042", "--", "uptime", "-p"][..], true),
+        (&["ssh", "gw-0042", "--", "uptime"], false),
+        (&["ssh", "gw-0042"], false),
+    ] {
+        let broker = Broker::start();
+        broker.on("GET /v1/requests", mine(&[one_command("granted", "uptime -p", &grant)]));
+        let place = Place::signed_in(&broker, 300);
+        let told = place.run(args);
+        assert_eq!(told.code == 7, uses, "{told:?}");
+        assert_eq!(place.notes().is_some(), uses);
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_shown_as_it_is_is_not_sent() {
+    let broker = Broker::start();
+    broker.on("GET /v1/requests", mine(&[]));
+    let place = Place::signed_in(&broker, 300);
+    for bad in ["ls\nrm x", "ls\u{202e}", " ls"] {
+        let told = place.run(&["ssh", "gw-0042", "--reason", "x", "--", bad]);
+        assert!(told.err.starts_with("error: the command "), "{told:?}");
+    }
+    assert!(broker.heard("POST /v1/requests").is_empty());
+}

@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
+use tokio::net::{TcpStream, UnixStream, tcp};
+use tokio::sync::oneshot;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -55,6 +56,8 @@ impl Monitors {
 pub enum Input {
     Pipe(pipe::Sender),
     Terminal(Arc<Terminal>),
+    /// Dropped, it ends this direction of the connection, and says so to [`Reports`].
+    Socket(tcp::OwnedWriteHalf, oneshot::Sender<()>),
 }
 
 /// Where bytes for the engineer come from.
@@ -62,6 +65,7 @@ pub enum Input {
 pub enum Output {
     Pipe(pipe::Receiver),
     Terminal(Arc<Terminal>),
+    Socket(tcp::OwnedReadHalf),
 }
 
 impl Input {
@@ -69,6 +73,7 @@ impl Input {
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Pipe(pipe) => pipe.write_all(bytes).await,
+            Self::Socket(socket, _) => socket.write_all(bytes).await,
             Self::Terminal(terminal) => {
                 while !bytes.is_empty() {
                     let n = terminal.write(bytes).await?;
@@ -85,6 +90,7 @@ impl Output {
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.read(buffer).await,
+            Self::Socket(socket) => socket.read(buffer).await,
             Self::Terminal(terminal) => terminal.read(buffer).await,
         }
     }
@@ -102,13 +108,55 @@ pub struct Process {
     pub reports: Reports,
 }
 
-/// Speaks to the monitor.
-#[derive(Debug)]
-pub struct Teller(OwnedWriteHalf);
+impl Process {
+    /// A connection in a process's place: it reads, writes, and exits with 0 once its input has ended.
+    pub fn of_socket(stream: TcpStream) -> Self {
+        let (output, input) = stream.into_split();
+        let (open, closed) = oneshot::channel();
+        Self {
+            input: Input::Socket(input, open),
+            output: Output::Socket(output),
+            error: None,
+            terminal: None,
+            teller: Teller(None),
+            reports: Reports::Socket(Some(closed)),
+        }
+    }
+}
 
-/// Hears from the monitor.
+/// Speaks to the monitor; a connection has none.
 #[derive(Debug)]
-pub struct Reports {
+pub struct Teller(Option<OwnedWriteHalf>);
+
+/// Hears from the monitor, or of a connection's end.
+#[derive(Debug)]
+pub enum Reports {
+    Monitor(Monitor),
+    Socket(Option<oneshot::Receiver<()>>),
+}
+
+impl Reports {
+    /// The next report. [`Report::Gone`] is the last, and means that no process is left, even if the
+    /// monitor itself was killed. Nothing is lost when the call is dropped.
+    pub async fn next(&mut self) -> Report {
+        match self {
+            Self::Monitor(monitor) => monitor.next().await,
+            Self::Socket(None) => Report::Gone,
+            Self::Socket(closed) => {
+                if let Some(closed) = closed {
+                    // Never sent, only dropped.
+                    let _ = closed.await;
+                }
+                *closed = None;
+                Report::Exited(0)
+            }
+        }
+    }
+}
+
+/// The shim's end of a monitor.
+#[derive(Debug)]
+pub struct Monitor {
     lines: Lines<BufReader<OwnedReadHalf>>,
     child: std::process::Child,
     monitors: Arc<Monitors>,
@@ -117,18 +165,16 @@ pub struct Reports {
 
 impl Teller {
     pub async fn tell(&mut self, what: &Tell) {
-        if let Ok(mut line) = serde_json::to_vec(what) {
+        if let (Some(monitor), Ok(mut line)) = (&mut self.0, serde_json::to_vec(what)) {
             line.push(b'\n');
             // A monitor that is gone is noticed by `Reports`.
-            let _ = self.0.write_all(&line).await;
+            let _ = monitor.write_all(&line).await;
         }
     }
 }
 
-impl Reports {
-    /// The next report. [`Report::Gone`] is the last, and means that no process is left, even if the
-    /// monitor itself was killed. Nothing is lost when the call is dropped.
-    pub async fn next(&mut self) -> Report {
+impl Monitor {
+    async fn next(&mut self) -> Report {
         match self.lines.next_line().await {
             Ok(Some(line)) => match serde_json::from_str(&line) {
                 Ok(Report::Gone) => {}
@@ -190,14 +236,17 @@ pub async fn start(
             (input, output, Some(error), None, stdio)
         }
     };
-    let (mut teller, mut reports) = start_monitor(stdio, monitors)?;
+    let (mut teller, mut monitor) = start_monitor(stdio, monitors)?;
     let mut line = serde_json::to_vec(order).map_err(io::Error::other)?;
     line.push(b'\n');
-    teller.0.write_all(&line).await?;
-    match reports.next().await {
-        Report::Started => Ok(Process { input, output, error, terminal, teller, reports }),
+    teller.write_all(&line).await?;
+    match monitor.next().await {
+        Report::Started => {
+            let (teller, reports) = (Teller(Some(teller)), Reports::Monitor(monitor));
+            Ok(Process { input, output, error, terminal, teller, reports })
+        }
         Report::Failed(cause) => {
-            reports.bury().await;
+            monitor.bury().await;
             Err(SpawnError::Start(cause))
         }
         other => Err(SpawnError::Start(format!("its monitor reports {other:?}"))),
@@ -207,7 +256,7 @@ pub async fn start(
 fn start_monitor(
     [stdin, stdout, stderr]: [OwnedFd; 3],
     monitors: &Arc<Monitors>,
-) -> io::Result<(Teller, Reports)> {
+) -> io::Result<(OwnedWriteHalf, Monitor)> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     // Inherited by the monitor alone: this program has one thread that spawns, and it is here.
@@ -225,7 +274,7 @@ fn start_monitor(
         monitors.with(|known| known.insert(Pid::from_raw(pid)));
     }
     let (reader, writer) = UnixStream::from_std(ours)?.into_split();
-    let reports =
-        Reports { lines: BufReader::new(reader).lines(), child, monitors: Arc::clone(monitors), gone: false };
-    Ok((Teller(writer), reports))
+    let monitor =
+        Monitor { lines: BufReader::new(reader).lines(), child, monitors: Arc::clone(monitors), gone: false };
+    Ok((writer, monitor))
 }

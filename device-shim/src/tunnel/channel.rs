@@ -5,6 +5,7 @@
 //! output only when the piece before it was taken by the stream. So memory is bounded by one frame each way
 //! beside yamux's window, and whoever does not read slows its own sender.
 
+use super::forward;
 use super::frames::{FrameReader, FrameWriter};
 use super::permit::{Permit, Refusal, passed_env};
 use super::{End, Tunnel};
@@ -140,6 +141,7 @@ fn entry<'a>(permit: &'a Permit, tunnel: &Tunnel, event: &'a str, end: Option<St
         login: permit.login().as_str(),
         kind: permit.kind().channel_kind().as_str(),
         command,
+        target: permit.target(),
         end,
     }
 }
@@ -153,16 +155,25 @@ async fn begin(permit: &Permit, tunnel: &Tunnel) -> Result<Process, Refusal> {
         .journal
         .write(&entry(permit, tunnel, "opened", None))
         .map_err(|error| failed(format!("the journal cannot be written: {error}")))?;
-    let account = Account::find(permit.user(), device.config.shell.as_deref());
-    let account = account.map_err(|error| failed(error.to_string()))?;
-    let process = start(&order(permit, account), permit.kind().pty(), &device.monitors).await;
-    process.map_err(|error| {
-        let end = entry(permit, tunnel, "ended", Some(error.to_string()));
+    let begun = if let Some(target) = permit.target() {
+        let connected = forward::connect(&target, &device.config.forward, &device.endpoint).await;
+        connected.map(Process::of_socket).map_err(|cause| {
+            let message = format!("{target} is not reached: {cause}");
+            Refusal::new(RefusedCode::Failed, message.clone(), message)
+        })
+    } else {
+        let account = Account::find(permit.user(), device.config.shell.as_deref());
+        let account = account.map_err(|error| failed(error.to_string()))?;
+        let process = start(&order(permit, account), permit.kind().pty(), &device.monitors).await;
+        process.map_err(|error| failed(error.to_string()))
+    };
+    if let Err(refusal) = &begun {
+        let end = entry(permit, tunnel, "ended", Some(refusal.cause.clone()));
         if let Err(error) = device.journal.write(&end) {
             note!("the journal cannot be written: {error}");
         }
-        failed(error.to_string())
-    })
+    }
+    begun
 }
 
 /// Turns a permit into what the leader is to do.
@@ -413,7 +424,7 @@ async fn inward(
             Frame::Eof { stream: Stream::Data, offset } if offset == received && !ended => {
                 ended = true;
                 // A terminal has no end of input; only its user can type one.
-                if let Some(Input::Pipe(_)) = input {
+                if !matches!(input, Some(Input::Terminal(_))) {
                     input = None;
                 }
             }

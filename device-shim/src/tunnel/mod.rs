@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod control;
+pub mod forward;
 pub mod frames;
 pub mod permit;
 pub mod socket;
@@ -151,6 +152,7 @@ impl Tunnel {
             clock: &device.clock,
             binding: &self.binding,
             logins: &device.config.logins,
+            forward: &device.config.forward,
             remote_access: device.config.remote_access,
             open_channels: table.running.len(),
             max_channels: device.config.max_channels,

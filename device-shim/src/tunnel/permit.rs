@@ -3,11 +3,13 @@
 //! [`judge`] is the only way to a [`Permit`], and a permit is the only thing that
 //! [`super::channel`] starts a process for.
 
+use super::forward::Rules;
 use crate::clock::Clock;
 use crate::trust::Trust;
 use daypass_protocol::certificate::{Expectation, Principal, Verified, verify_openssh};
 use daypass_protocol::ids::{DeviceId, Login, SessionId};
 use daypass_protocol::signed::SignedText;
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::{
@@ -47,6 +49,7 @@ pub struct Facts<'a> {
     /// Of this tunnel.
     pub binding: &'a Binding,
     pub logins: &'a BTreeMap<Login, String>,
+    pub forward: &'a Rules,
     pub remote_access: bool,
     pub open_channels: usize,
     pub max_channels: usize,
@@ -77,6 +80,13 @@ impl Permit {
     }
     pub fn kind(&self) -> &OpenKind {
         &self.open.kind
+    }
+    /// Where a forward leads.
+    pub fn target(&self) -> Option<ForwardTarget> {
+        match &self.open.kind {
+            OpenKind::Forward { host, port } => ForwardTarget::new(host, (*port).into()).ok(),
+            _ => None,
+        }
     }
     pub fn env(&self) -> &[(String, String)] {
         &self.open.env
@@ -164,7 +174,7 @@ pub fn judge(signed: &SignedText, facts: &Facts<'_>, gate: &mut Gate) -> Result<
     }
 
     // 5. Of a kind that the certificate permits.
-    judge_kind(&open.kind, &verified)?;
+    judge_kind(&open.kind, &verified, facts.forward)?;
 
     // 6. On a device that serves it.
     if let Some(reason) = &gate.closed {
@@ -187,7 +197,7 @@ pub fn judge(signed: &SignedText, facts: &Facts<'_>, gate: &mut Gate) -> Result<
     Ok(Permit { user: user.clone(), open, verified })
 }
 
-fn judge_kind(kind: &OpenKind, verified: &Verified) -> Result<(), Refusal> {
+fn judge_kind(kind: &OpenKind, verified: &Verified, forward: &Rules) -> Result<(), Refusal> {
     if kind.pty().is_some() && !verified.permits_pty() {
         return Err(Refusal::forbidden("this grant does not permit a terminal"));
     }
@@ -204,10 +214,17 @@ fn judge_kind(kind: &OpenKind, verified: &Verified) -> Result<(), Refusal> {
         }
         OpenKind::Shell { .. } | OpenKind::Exec { .. } => Ok(()),
         OpenKind::Sftp => Err(Refusal::forbidden("this device does not offer sftp")),
-        OpenKind::Forward { .. } if !verified.permits_port_forwarding() => {
-            Err(Refusal::forbidden("this grant does not permit forwarding"))
+        OpenKind::Forward { host, port } => {
+            let target =
+                ForwardTarget::new(host, (*port).into()).map_err(|error| Refusal::malformed(&error))?;
+            if !verified.permits_forward_to(&target) {
+                return Err(Refusal::forbidden("this grant does not permit a forward to there"));
+            }
+            if !forward.allow(&target) {
+                return Err(Refusal::forbidden("this device does not forward to there"));
+            }
+            Ok(())
         }
-        OpenKind::Forward { .. } => Err(Refusal::forbidden("this device does not offer forwarding")),
     }
 }
 

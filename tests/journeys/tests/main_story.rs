@@ -22,6 +22,8 @@ fn story(world: &World) {
             "30m",
             "--reason",
             "modem drops",
+            "--channel",
+            "shell,exec",
             "--",
             "cat; echo apart >&2; exit 7",
         ],

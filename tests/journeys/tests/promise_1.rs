@@ -93,7 +93,7 @@ fn promise_1_no_grant_no_bytes__no_kind_of_channel_is_an_exception() {
         world.audited("gateway.refused", &["ana@example.com", "gw-kinds", &format!("\"what\":\"{kind}\"")]);
     };
     let done = world.ssh(&["-W", "localhost:22", target]);
-    done.says("port forwarding is not open here");
+    done.says("no forward leads to the device's own SSH");
     refused(&done, "forward");
     let done = world.ssh(&["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:22", target, "true"]);
     refused(&done, "remote-forward");
@@ -117,7 +117,7 @@ fn promise_1_no_grant_no_bytes__no_kind_of_channel_is_an_exception() {
     session.shows("ready");
     let mut through = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     std::io::Write::write_all(&mut through, b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    session.complains("port forwarding is not open here");
+    session.complains("does not include forward");
     let mut answer = Vec::new();
     // Closed or reset: both say no.
     let _ = std::io::Read::read_to_end(&mut through, &mut answer);

@@ -487,6 +487,8 @@ export type components = {
     /** @description `POST /v1/requests`. */
     Ask: {
       channels: components['schemas']['ChannelSet'];
+      /** @description The one command to run, where only that is asked for; `channels` is then `exec` alone. */
+      command?: string | null;
       device: components['schemas']['DeviceId'];
       /**
        * Format: int64
@@ -494,6 +496,11 @@ export type components = {
        */
       duration_s: number;
       emergency?: boolean;
+      /**
+       * @description Where forwards may lead, as `HOST:PORT`; with the channel `forward` only. Left out, they are those
+       *     that are listed for the product line.
+       */
+      forward_targets?: string[];
       login: components['schemas']['Login'];
       reason: string;
       ticket?: string | null;
@@ -611,6 +618,8 @@ export type components = {
       | 'device_suspended'
       | 'device_lost'
       | 'recorder_failed'
+      | 'idle'
+      | 'recording_limit'
       | 'policy_changed'
       | 'broker_stopped'
       | 'interrupted'
@@ -714,10 +723,14 @@ export type components = {
         approver_teams: string[];
         asked_at: components['schemas']['Timestamp'];
         channels: components['schemas']['ChannelSet'];
+        /** @description The one command that was asked for; nothing else runs under its grant. */
+        command?: string | null;
         device: components['schemas']['DeviceId'];
         /** Format: int64 */
         duration_s: number;
         emergency: boolean;
+        /** @description Where forwards may lead, as `HOST:PORT`. */
+        forward_targets?: string[];
         grant?: components['schemas']['Grant'] | null;
         id: components['schemas']['RequestId'];
         /** @description When a pending request lapses. */
@@ -774,6 +787,11 @@ export type components = {
     };
     ProductLine: {
       cra_class: components['schemas']['CraClass'];
+      /**
+       * @description Where forwards on its devices lead unless a request names targets: loopback ports, as in
+       *     `127.0.0.1:80`.
+       */
+      forward_targets?: string[];
       name: components['schemas']['LineName'];
       /** @description End of support, `2031-12-31`. */
       support_end: string;
@@ -805,10 +823,14 @@ export type components = {
       approver_teams: string[];
       asked_at: components['schemas']['Timestamp'];
       channels: components['schemas']['ChannelSet'];
+      /** @description The one command that was asked for; nothing else runs under its grant. */
+      command?: string | null;
       device: components['schemas']['DeviceId'];
       /** Format: int64 */
       duration_s: number;
       emergency: boolean;
+      /** @description Where forwards may lead, as `HOST:PORT`. */
+      forward_targets?: string[];
       grant?: components['schemas']['Grant'] | null;
       id: components['schemas']['RequestId'];
       /** @description When a pending request lapses. */

@@ -3,7 +3,9 @@
 use super::*;
 use crate::state::TrustRecord;
 use daypass_protocol::bundle::TrustBundle;
-use daypass_protocol::certificate::{FORCE_COMMAND, PERMIT_PORT_FORWARDING, PERMIT_PTY, SOURCE_ADDRESS};
+use daypass_protocol::certificate::{
+    FORCE_COMMAND, FORWARD_TARGETS, PERMIT_PORT_FORWARDING, PERMIT_PTY, SOURCE_ADDRESS,
+};
 use daypass_protocol::signed::Purpose;
 use daypass_protocol::ssh_key::PrivateKey;
 use daypass_protocol::ssh_key::certificate::{Builder, CertType};
@@ -52,6 +54,7 @@ fn shell() -> OpenKind {
 struct Case {
     clock: Clock,
     gate: Gate,
+    rules: Rules,
     remote_access: bool,
     open_channels: usize,
     ca: u8,
@@ -80,6 +83,7 @@ impl Default for Case {
         Self {
             clock,
             gate: Gate::default(),
+            rules: Rules::default(),
             remote_access: true,
             open_channels: 0,
             ca: CA,
@@ -158,6 +162,7 @@ impl Case {
             clock: &self.clock,
             binding: &binding(1),
             logins: &logins,
+            forward: &self.rules,
             remote_access: self.remote_access,
             open_channels: self.open_channels,
             max_channels: 4,
@@ -342,7 +347,7 @@ fn a_terminal_needs_its_permission() {
 }
 
 #[test]
-fn a_certificate_for_one_command_opens_no_shell_and_no_other_command() {
+fn promise_3_one_certificate_for_one_command_opens_no_shell_and_no_other_command() {
     let forced = || Case { critical: vec![(FORCE_COMMAND, "uptime")], ..Case::default() };
     assert!(forced().judge().is_ok());
     Case { channel: shell(), ..forced() }.refused(KindForbidden, "one command");
@@ -354,10 +359,43 @@ fn a_certificate_for_one_command_opens_no_shell_and_no_other_command() {
 #[test]
 fn kinds_that_this_device_does_not_offer_are_refused() {
     Case { channel: OpenKind::Sftp, ..Case::default() }.refused(KindForbidden, "sftp");
-    let forward = || OpenKind::Forward { host: "localhost".into(), port: 22 };
-    Case { channel: forward(), ..Case::default() }.refused(KindForbidden, "does not offer forwarding");
-    Case { channel: forward(), extensions: vec![PERMIT_PTY], ..Case::default() }
-        .refused(KindForbidden, "does not permit forwarding");
+}
+
+fn forward(host: &str, port: u16) -> OpenKind {
+    OpenKind::Forward { host: host.into(), port }
+}
+
+#[test]
+fn promise_1_no_grant_no_bytes_a_forward_needs_the_permission_and_a_named_target() {
+    let named = || vec![(FORWARD_TARGETS, "127.0.0.1:80,plc.local:502")];
+    let to = |host, port| Case { critical: named(), channel: forward(host, port), ..Case::default() };
+    let permit = to("localhost", 80).judge().unwrap();
+    assert_eq!(permit.target().unwrap().to_string(), "127.0.0.1:80");
+    assert!(to("::ffff:127.0.0.1", 80).judge().is_ok());
+    for (host, port) in [("localhost", 81), ("127.0.0.1", 22), ("127.0.0.2", 80), ("plc.local", 80)] {
+        to(host, port).refused(KindForbidden, "does not permit a forward");
+    }
+    to("127.1", 80).refused(Malformed, "not a target");
+    Case { extensions: vec![PERMIT_PTY], ..to("localhost", 80) }
+        .refused(KindForbidden, "does not permit a forward");
+    Case { critical: vec![], ..to("localhost", 80) }.refused(KindForbidden, "does not permit a forward");
+    Case { critical: vec![(FORWARD_TARGETS, "all")], ..to("localhost", 80) }
+        .refused(NotAuthorized, "do not read");
+}
+
+#[test]
+fn the_devices_owner_has_the_last_word_on_forwards() {
+    let to = |host: &str, port, rules| Case {
+        critical: vec![(FORWARD_TARGETS, "127.0.0.1:80,plc.local:502")],
+        channel: forward(host, port),
+        rules,
+        ..Case::default()
+    };
+    to("plc.local", 502, Rules::default()).refused(KindForbidden, "device does not forward");
+    let none = || Rules { loopback: false, ..Rules::default() };
+    to("localhost", 80, none()).refused(KindForbidden, "device does not forward");
+    let plc = Rules { targets: vec!["plc.local:502".parse().unwrap()], ..none() };
+    assert!(to("plc.local", 502, plc).judge().is_ok());
 }
 
 #[test]
