@@ -27,7 +27,8 @@ async fn an_echo_through_a_forward_into_a_late_reader_finishes_with_every_byte()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_forward_stops_no_other_channel() {
     let world = World::new().await;
-    let setup = "$SSH -o ControlMaster=yes -o ControlPath=$FOLDER/mux -N -f gw-0042.daypass >$FOLDER/log 2>&1";
+    let setup =
+        "$SSH -o ControlMaster=yes -o ControlPath=$FOLDER/mux -N -f gw-0042.daypass >$FOLDER/log 2>&1";
     let done = world.shell(setup).await;
     assert_eq!(done.status, Some(0), "{}", done.err);
     let mux = format!("ControlPath={}", world.path("mux").display());
