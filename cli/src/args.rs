@@ -273,6 +273,9 @@ pub struct PlayArgs {
     /// Which channel of the session
     #[arg(long, value_name = "N")]
     pub channel: Option<u32>,
+    /// List what was done to files over SFTP
+    #[arg(long, conflicts_with = "raw")]
+    pub files: bool,
     /// Write the recording as it is stored
     #[arg(long)]
     pub raw: bool,

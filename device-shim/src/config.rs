@@ -23,6 +23,8 @@ pub struct Config {
     pub logins: BTreeMap<Login, String>,
     /// Instead of the shell in the password file.
     pub shell: Option<PathBuf>,
+    /// Instead of the places where systems have their sftp-server.
+    pub sftp_server: Option<PathBuf>,
     pub proxy: Option<Proxy>,
     pub keepalive: Duration,
     pub reconnect_first: Duration,
@@ -87,6 +89,7 @@ impl Default for Config {
             state_dir: DEFAULT_STATE.into(),
             logins: BTreeMap::new(),
             shell: None,
+            sftp_server: None,
             proxy: None,
             keepalive: Duration::from_mins(4),
             reconnect_first: Duration::from_secs(1),
@@ -132,6 +135,7 @@ impl Config {
             }
             "state_dir" => self.state_dir = errors.path(key, value).unwrap_or_default(),
             "shell" => self.shell = errors.path(key, value),
+            "sftp_server" => self.sftp_server = errors.path(key, value),
             "journal" => self.journal = errors.path(key, value),
             "proxy" => {
                 self.proxy = errors.text(key, value).and_then(|text| match Proxy::parse(text) {

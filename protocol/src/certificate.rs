@@ -25,6 +25,8 @@ pub const FORWARD_TARGETS: &str = "forward-targets@daypass";
 pub const PERMIT_PTY: &str = "permit-pty";
 /// Extension: TCP forwarding may be asked for.
 pub const PERMIT_PORT_FORWARDING: &str = "permit-port-forwarding";
+/// Extension of our own: the SFTP subsystem may be asked for. sshd knows nothing of it and passes over it.
+pub const PERMIT_SFTP: &str = "permit-sftp@daypass";
 
 /// What a verifier expects a certificate to be; the one principal it must carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +166,7 @@ pub struct Verified {
     permit_pty: bool,
     permit_port_forwarding: bool,
     forward_targets: Vec<ForwardTarget>,
+    permit_sftp: bool,
     public_key: PublicKey,
 }
 
@@ -195,6 +198,9 @@ impl Verified {
     /// Whether a forward may lead there: with the permission, and to a target that is named.
     pub fn permits_forward_to(&self, target: &ForwardTarget) -> bool {
         self.permit_port_forwarding && self.forward_targets.contains(target)
+    }
+    pub fn permits_sftp(&self) -> bool {
+        self.permit_sftp
     }
     /// The certified key: what must have signed.
     pub fn public_key(&self) -> &PublicKey {
@@ -281,6 +287,7 @@ pub fn verify(certificate: &Certificate, expect: &Expectation<'_>) -> Result<Ver
         permit_pty: extension(PERMIT_PTY),
         permit_port_forwarding: extension(PERMIT_PORT_FORWARDING),
         forward_targets,
+        permit_sftp: extension(PERMIT_SFTP),
         public_key,
     })
 }

@@ -109,7 +109,7 @@ class Demo:
     def let_in(self):
         """Policy lets the engineer onto the lab's device for half an hour by itself."""
         run(
-            self.engineer("ssh", DEVICE, "-l", "diag", "--reason", "benchmark", "--", "true"),
+            self.engineer("ssh", DEVICE, "-l", "diag", "--channel", "shell,exec,sftp", "--reason", "benchmark", "--", "true"),
             env=self.environment, stdin=subprocess.DEVNULL,
         )
 

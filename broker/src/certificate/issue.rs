@@ -7,7 +7,7 @@ use crate::db::Tx;
 use crate::login::VerifiedPerson;
 use crate::session::Permit;
 use daypass_protocol::certificate::{
-    FORCE_COMMAND, FORWARD_TARGETS, KeyId, PERMIT_PORT_FORWARDING, PERMIT_PTY, Principal,
+    FORCE_COMMAND, FORWARD_TARGETS, KeyId, PERMIT_PORT_FORWARDING, PERMIT_PTY, PERMIT_SFTP, Principal,
 };
 use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, SessionId};
@@ -72,6 +72,9 @@ pub async fn session(
     }
     if channels.contains(ChannelKind::Shell) || channels.contains(ChannelKind::Exec) {
         extensions.push(PERMIT_PTY);
+    }
+    if channels.contains(ChannelKind::Sftp) {
+        extensions.push(PERMIT_SFTP);
     }
     let terms = Terms {
         kind: "session",

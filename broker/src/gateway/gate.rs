@@ -93,6 +93,8 @@ impl Gate {
                 Ok(Allowed::Open(OpenKind::Exec { command: Octets(command.to_vec()), pty }))
             }
             (Purpose::Session { .. }, Wish::DirectTcpip { host, port }) => Self::forward(host, port),
+            // Whether the grant has it is asked where the channel opens, as for every kind.
+            (Purpose::Session { .. }, Wish::Subsystem("sftp")) => Ok(Allowed::Open(OpenKind::Sftp)),
             (_, Wish::Shell(_)) => {
                 Err(NotAllowed::new(Kind::Shell, "a shell needs a terminal", "use ssh -t, or give a command"))
             }
@@ -246,6 +248,16 @@ mod tests {
     }
 
     #[test]
+    fn of_the_subsystems_a_session_has_sftp_alone() {
+        let ask = |purpose: &Purpose, name| gate().ask(purpose, Wish::Subsystem(name));
+        assert_eq!(ask(&session(), "sftp"), Ok(Allowed::Open(OpenKind::Sftp)));
+        for name in ["", "SFTP", "sftp ", "sftp2", "netconf", "sftp\0"] {
+            assert_eq!(ask(&session(), name).unwrap_err().kind, RefusedKind::Subsystem, "{name:?}");
+        }
+        assert!(ask(&Purpose::Jump, "sftp").is_err());
+    }
+
+    #[test]
     fn kinds_that_are_not_listed_do_not_exist() {
         use RefusedKind as Kind;
         let long = vec![b'a'; 16 * 1024 + 1];
@@ -254,7 +266,7 @@ mod tests {
             (Wish::Exec(b"", None), Kind::Exec),
             (Wish::Exec(b"a\0b", None), Kind::Exec),
             (Wish::Exec(&long, None), Kind::Exec),
-            (Wish::Subsystem("sftp"), Kind::Subsystem),
+            (Wish::Subsystem("netconf"), Kind::Subsystem),
             (Wish::DirectTcpip { host: "localhost", port: 22 }, Kind::Forward),
             (Wish::DirectTcpip { host: "127.1", port: 80 }, Kind::Forward),
             (Wish::DirectTcpip { host: "localhost", port: 0 }, Kind::Forward),

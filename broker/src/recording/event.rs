@@ -1,5 +1,6 @@
 //! What the events file of a session says: one JSON object a line.
 
+use super::sftp::Operation;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use daypass_protocol::api::EndReason;
@@ -29,8 +30,9 @@ pub enum SessionEvent {
         command: Option<Command>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pty: Option<Pty>,
-        /// Number of the recording that has its output.
-        recording: u32,
+        /// Number of the recording that has its output; an SFTP channel has none, its operations are here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recording: Option<u32>,
     },
     /// A forward carries bytes that are counted and not kept.
     ForwardOpened {
@@ -61,6 +63,28 @@ pub enum SessionEvent {
         status: Option<u32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<String>,
+    },
+    /// The device is about to be asked for something that may change it. What came of it is told by `sftp`.
+    SftpAsked {
+        channel: u32,
+        #[serde(flatten)]
+        operation: Operation,
+    },
+    /// An operation on files, with its outcome.
+    Sftp {
+        channel: u32,
+        #[serde(flatten)]
+        operation: Operation,
+    },
+    /// The channel was ended, because what one side sent could not be accounted for.
+    SftpUnreadable {
+        channel: u32,
+        why: String,
+    },
+    /// What the device's SFTP server wrote to its standard error.
+    SftpStderr {
+        channel: u32,
+        output: Command,
     },
     /// Input is counted and never stored: it has passwords in it.
     ChannelClosed {

@@ -2,7 +2,8 @@
 //!
 //! A session takes a [`Recorder`] by value and delivers a byte only after the recorder has it. Files lie
 //! in `root/YYYY-MM-DD/<session>/`: `events.ndjson` with what happened, and for each channel an
-//! asciicast (with a PTY) or its exact output. While they grow, their length and running SHA-256 go into
+//! asciicast (with a PTY) or its exact output. Of an SFTP channel no content is stored: what was done to
+//! which file stands in `events.ndjson` ([`sftp`]). While they grow, their length and running SHA-256 go into
 //! the audit log; closed, they are compressed with zstd. A failure anywhere ends the session.
 
 mod archive;
@@ -13,7 +14,9 @@ mod output;
 mod read;
 mod recorder;
 mod seal;
+pub mod sftp;
 pub mod store;
+mod tap;
 mod writer;
 
 #[cfg(test)]
@@ -24,6 +27,7 @@ pub use event::{Command, SessionEvent};
 pub use read::{Content, ReadError, content_type, read};
 pub use recorder::{ChannelFacts, ChannelRecorder, Recorder};
 pub use seal::Pending;
+pub use tap::NotPassed;
 
 pub(crate) use read::{Place, open_file, place};
 

@@ -3,6 +3,8 @@
 use super::event::{Command as CommandText, SessionEvent};
 use super::output::OutputStream;
 use super::seal::{Pending, Sealer};
+use super::sftp::{Passed, Side};
+use super::tap::{NotPassed, Tap};
 use super::writer::{Piece, Start};
 use super::{RecordError, SessionFacts};
 use bytes::Bytes;
@@ -56,8 +58,8 @@ impl Recorder {
         self.sealer.append(0, Piece::Event(event.clone())).await
     }
 
-    /// Starts the recording of a channel: an asciicast where there is a PTY, nothing but events of a forward,
-    /// the exact output otherwise.
+    /// Starts the recording of a channel: an asciicast where there is a PTY, nothing but events of a forward
+    /// and of file operations over SFTP, the exact output otherwise.
     pub async fn channel(&self, number: u32, facts: ChannelFacts) -> Result<ChannelRecorder, RecordError> {
         if let Some(target) = facts.target {
             let opened = SessionEvent::ForwardOpened { channel: number, target: target.clone() };
@@ -65,17 +67,23 @@ impl Recorder {
             let forward = Forward { target, opened_at: self.sealer.now() };
             return Ok(ChannelRecorder::new(self.sealer.clone(), number, Own::Forward(forward)));
         }
-        let recording = number.saturating_add(1);
         let id = i64::from(number) + 1;
-        let (kind, file, start) = match &facts.pty {
-            Some(pty) => (
+        let start = match (facts.kind, &facts.pty) {
+            (ChannelKind::Sftp, _) => None,
+            (_, Some(pty)) => Some((
                 RecordingKind::Asciicast,
                 format!("channel-{number}.cast"),
                 Start::Asciicast { pty: pty.clone(), at: self.sealer.now() },
-            ),
-            None => (RecordingKind::Output, format!("channel-{number}.output"), Start::Output),
+            )),
+            (_, None) => Some((RecordingKind::Output, format!("channel-{number}.output"), Start::Output)),
         };
-        self.sealer.open(id, kind, Some(number), &file, start).await?;
+        let (own, recording) = match start {
+            Some((kind, file, start)) => {
+                self.sealer.open(id, kind, Some(number), &file, start).await?;
+                (Own::File(id), Some(number.saturating_add(1)))
+            }
+            None => (Own::Files(Tap::new(number)), None),
+        };
         self.event(&SessionEvent::ChannelOpened {
             channel: number,
             kind: facts.kind,
@@ -84,7 +92,7 @@ impl Recorder {
             recording,
         })
         .await?;
-        Ok(ChannelRecorder::new(self.sealer.clone(), number, Own::File(id)))
+        Ok(ChannelRecorder::new(self.sealer.clone(), number, own))
     }
 
     /// The failure, as soon as there is one; also when no byte flows (a seal that failed). Never returns
@@ -133,6 +141,8 @@ enum Own {
     /// The recording of its output.
     File(i64),
     Forward(Forward),
+    /// What was done to files, which stands among the session's events.
+    Files(Tap),
 }
 
 #[derive(Debug)]
@@ -145,6 +155,26 @@ impl ChannelRecorder {
     fn new(sealer: Arc<Sealer>, number: u32, own: Own) -> Self {
         let [input, stdout, stderr] = [0; 3].map(AtomicU64::new);
         Self { sealer, number, own, input, stdout, stderr }
+    }
+
+    /// Takes what the engineer sent; what comes back may be delivered, and nothing else.
+    pub async fn pass_in(&self, bytes: Bytes) -> Result<Passed, NotPassed> {
+        self.input(bytes.len())?;
+        let Own::Files(tap) = &self.own else { return Ok(Passed::whole(bytes)) };
+        let (passed, pending) = tap.take(&self.sealer, Side::Client, bytes).await?;
+        pending.recorded().await?;
+        Ok(passed)
+    }
+
+    /// Takes what the device wrote; what comes back may be delivered after [`Pending::recorded`], and
+    /// nothing else.
+    pub async fn pass_out(&self, bytes: Bytes) -> Result<(Passed, Pending), NotPassed> {
+        let Own::Files(tap) = &self.own else {
+            let pending = self.stdout(&bytes).await?;
+            return Ok((Passed::whole(bytes), pending));
+        };
+        self.stdout.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        tap.take(&self.sealer, Side::Device, bytes).await
     }
 
     /// Starts to record; deliver the bytes only after [`Pending::recorded`]. Pieces are written in the order
@@ -168,6 +198,11 @@ impl ChannelRecorder {
             Own::File(id) => self.sealer.submit(*id, Piece::Output(stream, bytes.clone())).await?,
             // Counted; and delivered only while the recorder could still write down that it was.
             Own::Forward(_) => self.sealer.nothing()?,
+            Own::Files(_) => {
+                let output = CommandText::from(&bytes[..]);
+                let event = SessionEvent::SftpStderr { channel: self.number, output };
+                self.sealer.submit(0, Piece::Events(vec![event])).await?
+            }
         };
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(pending)
@@ -204,7 +239,7 @@ impl ChannelRecorder {
     pub async fn close(self) -> Result<(), RecordError> {
         let [input, stdout, stderr] =
             [&self.input, &self.stdout, &self.stderr].map(|count| count.load(Ordering::Relaxed));
-        match self.own {
+        let file = match self.own {
             Own::Forward(forward) => {
                 let lasted = forward.opened_at.until(self.sealer.now());
                 let event = SessionEvent::ForwardClosed {
@@ -214,18 +249,24 @@ impl ChannelRecorder {
                     bytes_to_device: input,
                     bytes_from_device: stdout,
                 };
-                self.sealer.append(0, Piece::Event(event)).await
+                return self.sealer.append(0, Piece::Event(event)).await;
             }
-            Own::File(id) => {
-                let event = SessionEvent::ChannelClosed {
-                    channel: self.number,
-                    input_bytes: input,
-                    stdout_bytes: stdout,
-                    stderr_bytes: stderr,
-                };
-                self.sealer.append(0, Piece::Event(event)).await?;
-                self.sealer.close(Some(id), false).await
+            Own::Files(tap) => {
+                tap.finish(&self.sealer).await?;
+                None
             }
+            Own::File(id) => Some(id),
+        };
+        let event = SessionEvent::ChannelClosed {
+            channel: self.number,
+            input_bytes: input,
+            stdout_bytes: stdout,
+            stderr_bytes: stderr,
+        };
+        self.sealer.append(0, Piece::Event(event)).await?;
+        match file {
+            Some(id) => self.sealer.close(Some(id), false).await,
+            None => Ok(()),
         }
     }
 }

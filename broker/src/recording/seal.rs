@@ -144,10 +144,23 @@ impl Sealer {
 
     /// Gives a piece to the writer, in order, without waiting until it is written.
     pub async fn submit(self: &Arc<Self>, number: i64, piece: Piece) -> Result<Pending, RecordError> {
+        self.submit_taken(number, || piece).await
+    }
+
+    /// As [`Self::submit`], for a piece that lies elsewhere: it is taken when there is room for it and sent
+    /// in the same breath, so that a call that is dropped while it waits has taken nothing.
+    pub async fn submit_taken(
+        self: &Arc<Self>,
+        number: i64,
+        take: impl FnOnce() -> Piece,
+    ) -> Result<Pending, RecordError> {
         self.check()?;
         let (done, answer) = oneshot::channel();
-        match self.commands.send(Command::Append { number, piece, done }).await {
-            Ok(()) => Ok(Pending { sealer: self.clone(), answer }),
+        match self.commands.reserve().await {
+            Ok(room) => {
+                room.send(Command::Append { number, piece: take(), done });
+                Ok(Pending { sealer: self.clone(), answer })
+            }
             Err(_) => Err(self.poison(RecordError::Stopped)),
         }
     }

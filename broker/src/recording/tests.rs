@@ -42,7 +42,7 @@ impl Fixture {
         Self::at(db, root, quick()).await
     }
 
-    async fn at(db: Db, root: PathBuf, limits: Limits) -> Self {
+    pub async fn at(db: Db, root: PathBuf, limits: Limits) -> Self {
         let recordings = Recordings::new(db.clone(), Clock::fixed(AT), root.clone(), limits);
         let facts = SessionFacts {
             session: "S-7K2M9QXD".parse().unwrap(),
@@ -121,7 +121,7 @@ impl Fixture {
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the awaited row")
     }
 
-    async fn content(&self, number: u32) -> String {
+    pub async fn content(&self, number: u32) -> String {
         let content = self.recordings.read(&self.facts.session, number).await.unwrap();
         let chunks: Vec<Bytes> = content.into_stream().try_collect().await.unwrap();
         String::from_utf8(chunks.concat()).unwrap()
@@ -139,10 +139,10 @@ pub(crate) fn exec() -> ChannelFacts {
 }
 
 /// A real, small disk; unmounted with the value.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
-    fn mount() -> Self {
+    pub fn mount() -> Self {
         let at = tempfile::tempdir().unwrap().keep();
         let done = Program::new("mount")
             .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])

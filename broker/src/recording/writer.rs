@@ -34,6 +34,7 @@ pub(super) enum Start {
 
 pub(super) enum Piece {
     Event(SessionEvent),
+    Events(Vec<SessionEvent>),
     Output(OutputStream, Bytes),
     Resize { cols: u32, rows: u32 },
 }
@@ -140,6 +141,13 @@ struct Writer {
     failed: Option<RecordError>,
 }
 
+fn write_line(at: std::time::Duration, event: &SessionEvent, into: &mut Vec<u8>) -> io::Result<()> {
+    let t = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+    serde_json::to_writer(&mut *into, &Line { t, event })?;
+    into.push(b'\n');
+    Ok(())
+}
+
 /// Starts the thread; it ends when the last sender is gone.
 pub(super) fn start(growth: Arc<Growth>, most: Option<u64>) -> io::Result<mpsc::Sender<Command>> {
     let (sender, mut commands) = mpsc::channel(QUEUE);
@@ -227,9 +235,14 @@ impl Writer {
             let _ = done.send(Err(error));
             return;
         }
-        if let Piece::Output(_, bytes) = &piece
-            && let Err(error) = self.spend(bytes.len() as u64)
-        {
+        let costs = match &piece {
+            Piece::Output(_, bytes) => bytes.len(),
+            Piece::Events(events) => {
+                events.iter().map(|event| serde_json::to_vec(event).map_or(0, |line| line.len())).sum()
+            }
+            Piece::Event(_) | Piece::Resize { .. } => 0,
+        };
+        if let Err(error) = self.spend(costs as u64) {
             let _ = done.send(Err(error));
             return;
         }
@@ -241,14 +254,18 @@ impl Writer {
         self.buffer.clear();
         match (&mut track.format, piece) {
             (Format::Events, Piece::Event(event)) => {
-                let t = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-                match serde_json::to_writer(&mut self.buffer, &Line { t, event: &event }) {
-                    Ok(()) => self.buffer.push(b'\n'),
-                    Err(error) => {
-                        let error = self.fail(RecordError::writing(error.into()));
-                        let _ = done.send(Err(error));
-                        return;
-                    }
+                if let Err(error) = write_line(at, &event, &mut self.buffer) {
+                    let error = self.fail(RecordError::writing(error));
+                    let _ = done.send(Err(error));
+                    return;
+                }
+            }
+            (Format::Events, Piece::Events(events)) => {
+                let written = events.iter().try_for_each(|event| write_line(at, event, &mut self.buffer));
+                if let Err(error) = written {
+                    let error = self.fail(RecordError::writing(error));
+                    let _ = done.send(Err(error));
+                    return;
                 }
             }
             (Format::Asciicast(encoder), Piece::Output(_, bytes)) => {
@@ -261,7 +278,7 @@ impl Writer {
                 output::encode(at, stream, &bytes, &mut self.buffer);
             }
             (Format::Output, Piece::Resize { .. }) => {}
-            (Format::Events, _) | (_, Piece::Event(_)) => {
+            (Format::Events, _) | (_, Piece::Event(_) | Piece::Events(_)) => {
                 let error =
                     io::Error::new(io::ErrorKind::InvalidInput, "this recording does not take such a piece");
                 let error = self.fail(RecordError::writing(error));

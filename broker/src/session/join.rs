@@ -6,7 +6,7 @@ use super::wire::{DeviceChannel, EngineerChannel, FromDevice, FromEngineer, ToDe
 use super::{End, Live, store};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
-use crate::recording::{ChannelFacts, ChannelRecorder, RecordError, Recorder};
+use crate::recording::{ChannelFacts, ChannelRecorder, NotPassed, RecordError, Recorder};
 use crate::request::OutOfScope;
 use crate::tunnel::{OpenAsk, OpenError, Tunnel};
 use daypass_protocol::api::EndReason;
@@ -15,7 +15,7 @@ use daypass_protocol::ssh_key::PrivateKey;
 use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
-use daypass_protocol::tunnel::frame::CloseCode;
+use daypass_protocol::tunnel::frame::{CloseCode, Exit};
 use daypass_protocol::tunnel::open::OpenKind;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
@@ -31,6 +31,8 @@ const WARNING: Duration = Duration::from_mins(1);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Pieces of output that may be with the recorder at once; each is at most one frame of the tunnel.
 const AHEAD: usize = 8;
+/// Exit status of a file transfer that was ended because it could not be read.
+const UNREADABLE: u32 = 1;
 
 /// Why a channel does not open, in words for the engineer.
 #[derive(Debug, thiserror::Error)]
@@ -300,6 +302,17 @@ enum Over {
     /// The device's end broke off: the tunnel is lost or the device broke the protocol.
     Lost,
     Recorder(RecordError),
+    /// What one side sent cannot be accounted for.
+    Unreadable(String),
+}
+
+impl From<NotPassed> for Over {
+    fn from(why: NotPassed) -> Self {
+        match why {
+            NotPassed::Recorder(error) => Self::Recorder(error),
+            NotPassed::Unreadable(broken) => Self::Unreadable(broken.to_string()),
+        }
+    }
 }
 
 /// Lets bytes flow until either end closes or the session is over. A byte goes on only after the recorder
@@ -320,11 +333,17 @@ async fn join(
             let Some(message) = input.recv().await else { return Over::Engineer };
             let message = match message {
                 FromEngineer::Data(bytes) => {
-                    if let Err(error) = recorder.input(bytes.len()) {
-                        return Over::Recorder(error);
-                    }
+                    let passed = match recorder.pass_in(bytes).await {
+                        Ok(passed) => passed,
+                        Err(why) => return why.into(),
+                    };
                     live.activity.note();
-                    ToDevice::Data(bytes)
+                    for bytes in passed.pieces() {
+                        if to_device.send(ToDevice::Data(bytes)).await.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                    continue;
                 }
                 FromEngineer::Eof => ToDevice::Eof,
                 FromEngineer::Resize(size) => {
@@ -348,17 +367,17 @@ async fn join(
         loop {
             tokio::select! {
                 biased;
-                Some((message, recorded)) = recording.next() => {
+                Some((messages, recorded)) = recording.next() => {
                     if let Err(error) = recorded {
                         return Over::Recorder(error);
                     }
-                    if !left && output.send(message).await.is_err() {
+                    for message in messages {
                         // Nobody reads any more; what the process still says is recorded all the same.
-                        left = true;
+                        left = left || output.send(message).await.is_err();
                     }
                 }
                 message = from_device.recv(), if over.is_none() && recording.len() < AHEAD => {
-                    let (message, pending) = match message {
+                    let (messages, pending) = match message {
                         None => {
                             over = Some(Over::Lost);
                             continue;
@@ -372,29 +391,35 @@ async fn join(
                             if terminal.is_none() {
                                 live.activity.note();
                             }
-                            let pending = recorder.stdout(&bytes).await;
-                            (ToEngineer::Data(bytes), pending)
+                            match recorder.pass_out(bytes).await {
+                                Ok((passed, pending)) => {
+                                    let messages: Vec<_> = passed.pieces().map(ToEngineer::Data).collect();
+                                    (messages, Ok(pending))
+                                }
+                                Err(why) => return why.into(),
+                            }
                         }
                         Some(FromDevice::Stderr(bytes)) => {
                             let pending = recorder.stderr(&bytes).await;
-                            (ToEngineer::Stderr(bytes), pending)
+                            (vec![ToEngineer::Stderr(bytes)], pending)
                         }
                         // Each direction of a forward ends by itself, and nothing in it exits.
                         Some(FromDevice::Eof(_)) if kind == ChannelKind::Forward => {
-                            (ToEngineer::Eof, recorder.eof())
+                            (vec![ToEngineer::Eof], recorder.eof())
                         }
                         Some(FromDevice::Exit(_)) if kind == ChannelKind::Forward => continue,
                         // SSH has one EOF for both streams: it is sent with the close.
                         Some(FromDevice::Eof(_)) => continue,
                         Some(FromDevice::Exit(exit)) => {
                             let pending = recorder.exit(&exit).await;
-                            (ToEngineer::Exit(exit), pending)
+                            (vec![ToEngineer::Exit(exit)], pending)
                         }
                     };
                     match pending {
-                        Ok(pending) => {
-                            recording.push_back(async move { (message, pending.recorded().await) });
-                        }
+                        Ok(pending) => recording.push_back(async move {
+                            let recorded = pending.recorded().await;
+                            (messages, recorded)
+                        }),
                         Err(error) => return Over::Recorder(error),
                     }
                 }
@@ -409,6 +434,10 @@ async fn join(
     };
 
     let lost = matches!(over, Ok(Over::Lost));
+    let unreadable = match &over {
+        Ok(Over::Unreadable(why)) => Some(format!("daypass: {why}\n")),
+        _ => None,
+    };
     let (close, failure) = match over {
         Err(end) => (Some((end.close_code(), end.message())), None),
         Ok(Over::Engineer) => (Some((CloseCode::Done, String::new())), None),
@@ -431,6 +460,7 @@ async fn join(
             (None, None)
         }
         Ok(Over::Lost) => (Some((CloseCode::Failed, String::new())), None),
+        Ok(Over::Unreadable(why)) => (Some((CloseCode::Failed, why)), None),
         Ok(Over::Recorder(error)) => (Some((CloseCode::Failed, "recording failed".to_owned())), Some(error)),
     };
     if let Some(error) = failure {
@@ -446,7 +476,10 @@ async fn join(
             // The gateway says why and closes the channel; a close from here could overtake that line.
             output.closed().await;
         }
-        for message in [ToEngineer::Eof, ToEngineer::Close] {
+        let unreadable = unreadable
+            .into_iter()
+            .flat_map(|line| [ToEngineer::Stderr(line.into()), ToEngineer::Exit(Exit::Status(UNREADABLE))]);
+        for message in unreadable.chain([ToEngineer::Eof, ToEngineer::Close]) {
             // Nor does an engineer who has left.
             let _ = output.send(message).await;
         }

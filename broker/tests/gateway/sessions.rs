@@ -28,6 +28,20 @@ async fn a_command_runs_through_a_jump_and_through_a_single_hop_with_host_certif
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_sftp_subsystem_is_a_channel_of_its_own_kind() {
+    let world = World::new().await;
+    for target in ["gw-0042.daypass", "diag%gw-0042@gateway"] {
+        let done = world.ssh_with(&["-s", target, "sftp"], b"exit".to_vec()).await;
+        assert_eq!((done.status, done.text().as_str()), (Some(0), "exit"), "{}", done.err);
+    }
+    let opened = world.seen.opened.lock().unwrap().clone();
+    assert_eq!(
+        opened.iter().map(|(kind, _)| kind.clone()).collect::<Vec<_>>(),
+        [OpenKind::Sftp, OpenKind::Sftp]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_stderr_exit_status_and_signal_arrive_apart() {
     let world = World::new().await;
     let done = world.ssh(&["gw-0042.daypass", "err"]).await;

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::args::PlayArgs;
 use crate::cast::lines::Lines;
-use crate::cast::{output, terminal};
+use crate::cast::{files, output, terminal};
 use crate::client::Client;
 use crate::failure::Failure;
 use daypass_protocol::api::{Recording, RecordingKind, Session};
@@ -12,7 +12,7 @@ use std::io::Write as _;
 pub async fn run(context: &Context, args: PlayArgs) -> Result<(), Failure> {
     let client = context.client()?;
     let session: Session = client.get(&format!("/v1/sessions/{}", args.session), &[]).await?;
-    let recording = chosen(&session, args.channel)?;
+    let recording = chosen(&session, &args)?;
     let path = format!("/v1/sessions/{}/recordings/{}", session.id, recording.number);
     if args.raw || context.ui.json {
         return raw(context, &client, &path).await;
@@ -24,17 +24,29 @@ pub async fn run(context: &Context, args: PlayArgs) -> Result<(), Failure> {
             terminal::play(&mut lines, pace, context.ui).await
         }
         RecordingKind::Output => output::print(&mut lines, context.ui).await,
-        // `chosen` leaves these out; they are data, not something that was on a screen.
-        RecordingKind::Events => Err(Failure::NoRecording(session.id)),
+        RecordingKind::Events => {
+            if files::print(&mut lines, args.channel, context.ui).await? || args.files {
+                return Ok(());
+            }
+            Err(match args.channel {
+                Some(channel) => Failure::NoSuchChannel { session: session.id, channel },
+                None => Failure::NoRecording(session.id),
+            })
+        }
     }
 }
 
-/// The recording of the channel that was named, or the only one.
-fn chosen(session: &Session, channel: Option<u32>) -> Result<&Recording, Failure> {
-    let playable: Vec<&Recording> =
-        session.recordings.iter().filter(|recording| recording.kind != RecordingKind::Events).collect();
-    match (channel, playable.as_slice()) {
-        (None, []) => Err(Failure::NoRecording(session.id.clone())),
+/// The recording of the channel that was named, or the only one. What was done to files stands among the
+/// session's events: they are taken where there is nothing else.
+fn chosen<'s>(session: &'s Session, args: &PlayArgs) -> Result<&'s Recording, Failure> {
+    let (events, playable): (Vec<&Recording>, Vec<&Recording>) =
+        session.recordings.iter().partition(|recording| recording.kind == RecordingKind::Events);
+    let events = events.first().copied();
+    if args.files {
+        return events.ok_or_else(|| Failure::NoRecording(session.id.clone()));
+    }
+    match (args.channel, playable.as_slice()) {
+        (None, []) => events.ok_or_else(|| Failure::NoRecording(session.id.clone())),
         (None, [only]) => Ok(only),
         (None, several) => Err(Failure::SeveralRecordings {
             session: session.id.clone(),
@@ -44,6 +56,7 @@ fn chosen(session: &Session, channel: Option<u32>) -> Result<&Recording, Failure
             .iter()
             .find(|recording| recording.channel == Some(channel))
             .copied()
+            .or(events)
             .ok_or(Failure::NoSuchChannel { session: session.id.clone(), channel }),
     }
 }

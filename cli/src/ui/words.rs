@@ -33,6 +33,8 @@ pub const URL_TOO_MUCH: &str = "only a host and a port may stand in it";
 pub const ANSWER: &str = "the broker's answer";
 pub const BROKER_INFO: &str = "the broker's description of itself";
 pub const CERTIFICATE: &str = "the certificate that the broker sent";
+/// Of an operation on files that the device was asked for, when the record ends there.
+pub const NO_ANSWER: &str = "(asked; no answer is on record)";
 pub const RECORDING: &str = "the recording";
 pub const CA_FILE: &str = "the certificate authority";
 pub const TOO_LARGE: &str = "it is too large";

@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod process;
 mod procfs;
 pub mod raw;
+pub mod sftp;
 pub mod terminal;
 
 use daypass_protocol::tunnel::open::Octets;

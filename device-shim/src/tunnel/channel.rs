@@ -13,12 +13,13 @@ use crate::journal::{Entry, spell};
 use crate::note;
 use crate::session::account::Account;
 use crate::session::process::{Input, Output, Process, Reports, start};
-use crate::session::{Order, Report, Tell};
+use crate::session::{Order, Report, Tell, sftp};
 use bytes::Bytes;
 use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, MAX_DATA, Stream};
 use daypass_protocol::tunnel::open::{Octets, OpenKind, RefusedCode};
 use std::ffi::OsStr;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -150,6 +151,13 @@ fn entry<'a>(permit: &'a Permit, tunnel: &Tunnel, event: &'a str, end: Option<St
 async fn begin(permit: &Permit, tunnel: &Tunnel) -> Result<Process, Refusal> {
     let device = &tunnel.device;
     let failed = |cause: String| Refusal::new(RefusedCode::Failed, "the device could not start it", cause);
+    let sftp_server = match permit.kind() {
+        OpenKind::Sftp => Some(sftp::server(device.config.sftp_server.as_deref()).ok_or_else(|| {
+            let message = "this device has no sftp-server";
+            Refusal::new(RefusedCode::KindForbidden, message, message)
+        })?),
+        _ => None,
+    };
     // The owner's journal is a promise: nobody comes in unseen.
     device
         .journal
@@ -164,7 +172,8 @@ async fn begin(permit: &Permit, tunnel: &Tunnel) -> Result<Process, Refusal> {
     } else {
         let account = Account::find(permit.user(), device.config.shell.as_deref());
         let account = account.map_err(|error| failed(error.to_string()))?;
-        let process = start(&order(permit, account), permit.kind().pty(), &device.monitors).await;
+        let process =
+            start(&order(permit, account, sftp_server), permit.kind().pty(), &device.monitors).await;
         process.map_err(|error| failed(error.to_string()))
     };
     if let Err(refusal) = &begun {
@@ -177,7 +186,7 @@ async fn begin(permit: &Permit, tunnel: &Tunnel) -> Result<Process, Refusal> {
 }
 
 /// Turns a permit into what the leader is to do.
-fn order(permit: &Permit, account: Account) -> Order {
+fn order(permit: &Permit, account: Account, sftp_server: Option<PathBuf>) -> Order {
     let text = |path: &OsStr| path.to_string_lossy().into_owned();
     let shell_name = account.shell.file_name().map_or_else(|| "sh".to_owned(), text);
     let mut env = vec![
@@ -198,13 +207,17 @@ fn order(permit: &Permit, account: Account) -> Order {
         env.push(("TERM".to_owned(), term));
     }
     env.extend(passed_env(permit.env()));
-    let (arg0, args) = match permit.kind() {
-        OpenKind::Exec { command, .. } => (shell_name, vec![Octets(b"-c".to_vec()), command.clone()]),
+    let (program, arg0, args) = match permit.kind() {
+        OpenKind::Exec { command, .. } => {
+            (account.shell, shell_name, vec![Octets(b"-c".to_vec()), command.clone()])
+        }
+        // Not through the shell: nothing that a profile prints can get into the stream.
+        OpenKind::Sftp => (sftp_server.unwrap_or_default(), "sftp-server".to_owned(), Vec::new()),
         // A name that starts with a minus makes it a login shell.
-        _ => (format!("-{shell_name}"), Vec::new()),
+        _ => (account.shell, format!("-{shell_name}"), Vec::new()),
     };
     Order {
-        program: account.shell,
+        program,
         arg0,
         args,
         env,

@@ -213,7 +213,10 @@ fn judge_kind(kind: &OpenKind, verified: &Verified, forward: &Rules) -> Result<(
             Err(Refusal::malformed(&"a command with a zero byte"))
         }
         OpenKind::Shell { .. } | OpenKind::Exec { .. } => Ok(()),
-        OpenKind::Sftp => Err(Refusal::forbidden("this device does not offer sftp")),
+        OpenKind::Sftp if !verified.permits_sftp() => {
+            Err(Refusal::forbidden("this grant does not permit sftp"))
+        }
+        OpenKind::Sftp => Ok(()),
         OpenKind::Forward { host, port } => {
             let target =
                 ForwardTarget::new(host, (*port).into()).map_err(|error| Refusal::malformed(&error))?;

@@ -7,7 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use daypass_protocol::bundle::TrustBundle;
-use daypass_protocol::certificate::{PERMIT_PORT_FORWARDING, PERMIT_PTY};
+use daypass_protocol::certificate::{PERMIT_PORT_FORWARDING, PERMIT_PTY, PERMIT_SFTP};
 use daypass_protocol::ids::{DeviceId, SessionId};
 use daypass_protocol::join::JoinToken;
 use daypass_protocol::signed::{Purpose, SignedText};
@@ -126,7 +126,7 @@ impl Default for Cert {
             serial: 7,
             key_id: format!("person=ana@example.com grant=R-7K2M9QXD session={}", session_id()),
             critical: vec![],
-            extensions: vec![PERMIT_PTY, PERMIT_PORT_FORWARDING],
+            extensions: vec![PERMIT_PTY, PERMIT_PORT_FORWARDING, PERMIT_SFTP],
         }
     }
 }

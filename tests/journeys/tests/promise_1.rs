@@ -97,8 +97,8 @@ fn promise_1_no_grant_no_bytes__no_kind_of_channel_is_an_exception() {
     refused(&done, "forward");
     let done = world.ssh(&["-o", "ExitOnForwardFailure=yes", "-R", "0:localhost:22", target, "true"]);
     refused(&done, "remote-forward");
-    let done = world.ssh(&["-s", target, "sftp"]);
-    done.says("the subsystem sftp is not open here");
+    let done = world.ssh(&["-s", target, "netconf"]);
+    done.says("the subsystem netconf is not open here");
     refused(&done, "subsystem");
     assert_eq!(device.journal(), "", "nothing reached the device");
 
@@ -123,6 +123,37 @@ fn promise_1_no_grant_no_bytes__no_kind_of_channel_is_an_exception() {
     let _ = std::io::Read::read_to_end(&mut through, &mut answer);
     assert_eq!(answer, b"");
     let _ = session.finish().ok();
+}
+
+#[test]
+fn promise_1_no_grant_no_bytes__sftp_without_the_channel_granted() {
+    let world = World::shared();
+    let device = Device::enrol(&world, "gw-nosftp", "lab");
+    world.ask("gw-nosftp", "10m");
+    let target = "diag@gw-nosftp.daypass";
+    // As the first channel of a session, by both ways in.
+    for args in
+        [&["-s", target, "sftp"][..], &["-s", "-l", "diag%gw-nosftp", "daypass-gateway-engineer", "sftp"]]
+    {
+        let done = Program::run(world.ssh_command(args), b"\0\0\0\x05\x01\0\0\0\x03").with(255);
+        assert_eq!(done.out(), "", "{done}");
+        done.says("does not include sftp");
+    }
+    world.audited("session.refused", &["ana@example.com", "gw-nosftp", "does not include sftp"]);
+    assert_eq!(device.journal(), "", "nothing reached the device");
+
+    // And beside a command that runs.
+    let socket = world.dir().join("nosftp.sock");
+    let control = format!("ControlPath={}", socket.display());
+    let mut master = world.ssh_start("gw-nosftp", &["-M", "-o", &control], "echo ready; cat");
+    master.shows("ready");
+    let journal = device.journal();
+    let done = world.ssh(&["-o", &control, "-s", target, "sftp"]).with(255);
+    assert_eq!(done.out(), "", "{done}");
+    done.says("your grant does not include sftp");
+    world.audited("channel.refused", &["does not include sftp"]);
+    assert_eq!(device.journal(), journal, "nothing more reached the device");
+    let _ = master.finish().ok();
 }
 
 #[test]

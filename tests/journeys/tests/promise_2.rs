@@ -92,6 +92,46 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is
 }
 
 #[test]
+fn promise_2_no_recorder_no_session__a_full_disk_ends_a_file_transfer_with_the_reason() {
+    let world = World::start();
+    let disk = SmallDisk::mount(&world.broker().join("data/recordings"), 22);
+    let ask = ["request", "gw-0043", "-l", "diag", "--channel", "sftp", "--reason", "files"];
+    let _ = world.cli("engineer", &ask).ok();
+    let (here, there) = (world.dir().join("tree"), world.dir().join("there"));
+    std::fs::create_dir_all(&here).unwrap();
+    std::fs::create_dir_all(&there).unwrap();
+    for i in 0..400 {
+        std::fs::write(here.join(format!("f{i}")), b"content").unwrap();
+    }
+    let mut sftp = Command::new("sftp");
+    sftp.arg("-F").arg(world.home("engineer").join(".ssh/config")).args(["-b", "-", "diag@gw-0043.daypass"]);
+    sftp.env_remove("SSH_AUTH_SOCK").env("HOME", world.home("engineer"));
+    let mut transfer = Program::start(sftp);
+    transfer.send(format!("mkdir {}/first\n", there.display()).as_bytes());
+    until("the first folder to be made", || there.join("first").exists());
+    let id = world.live_session("gw-0043");
+    // Filled to the last page; what fits into the page that is begun still fits.
+    let filler = disk.0.join("filler");
+    std::fs::write(&filler, vec![7; 30 << 20]).unwrap_err();
+    transfer.send(format!("put -r {} {}\n", here.display(), there.display()).as_bytes());
+    let done = transfer.ends();
+    assert_ne!(done.code(), 0, "{done}");
+    assert!(done.stderr.contains("recording failed, and nothing happens here unrecorded"), "{done}");
+    assert_eq!(world.ended(&id)["end_reason"], "recorder_failed");
+
+    // What is on the device is on record, and not all of the tree is there.
+    std::fs::remove_file(&filler).unwrap();
+    let events = world.cli("reviewer", &["play", &id, "--files", "--json"]).ok().out();
+    let made: Vec<_> = std::fs::read_dir(there.join("tree"))
+        .map(|dir| dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+        .unwrap_or_default();
+    assert!(made.len() < 400, "{}", made.len());
+    for name in made {
+        assert!(events.contains(&format!("tree/{name}\"")), "{name} is on the device and not on record");
+    }
+}
+
+#[test]
 fn promise_2_no_recorder_no_session__without_a_place_for_recordings_nobody_comes_in() {
     let world = World::start();
     world.ask("gw-0043", "10m");

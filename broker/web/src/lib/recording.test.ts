@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { MAX_COLS, readCast, readEvents, readOutput } from './recording';
+import { MAX_COLS, readCast, readEvents, readFiles, readOutput } from './recording';
 
 const lines = (...entries: unknown[]) => entries.map((entry) => JSON.stringify(entry)).join('\n') + '\n';
 const header = { version: 2, width: 80, height: 24 };
@@ -102,5 +102,39 @@ describe('the events of a session', () => {
   it('do not nest without end', () => {
     const deep = '{"a":'.repeat(50) + '1' + '}'.repeat(50);
     expect(readEvents(`{"event":"x","deep":${deep}}\n`).events[0]?.facts[0]?.[0]).toBe('deep a a a');
+  });
+});
+
+describe('what was done to files', () => {
+  const sftp = (facts: object) => ({ t: 5, event: 'sftp', channel: 0, result: 'ok', ...facts });
+
+  it('tells transfers with size and hash, changes and refusals, and not what only looks', () => {
+    const files = readFiles(
+      lines(
+        sftp({ op: 'lstat', path: { text: '/a' } }),
+        sftp({ op: 'open', path: { text: '/a' } }),
+        sftp({ op: 'close', path: { text: '/a' }, written: { bytes: 5, sha256: 'ab', whole: true } }),
+        sftp({
+          op: 'close',
+          path: { text: '/b' },
+          read: { bytes: 7, sha256: null, why_none: 'out_of_order' },
+        }),
+        sftp({ op: 'rename', path: { text: '/a' }, to: { text: '/c' } }),
+        sftp({ op: 'open', path: { text: '/d' }, result: 'permission_denied' }),
+        { t: 6, event: 'sftp_asked', op: 'mkdir', path: { text: '/e' } },
+        { t: 7, event: 'exited', channel: 0 },
+      ),
+    );
+    expect(files).toEqual([
+      { at: 5, verb: 'put', path: '/a', bytes: 5, sha256: 'ab', note: '' },
+      { at: 5, verb: 'get', path: '/b', bytes: 7, sha256: undefined, note: 'no hash: out of order' },
+      { at: 5, verb: 'rename', path: '/a', to: '/c', note: undefined },
+      { at: 5, verb: 'open', path: '/d', to: undefined, note: 'permission denied' },
+    ]);
+  });
+
+  it('passes over what does not read', () => {
+    expect(readFiles('{"event":"sftp"\nnull\n{"event":"sftp"}\n{"event":"sftp","op":7}\n')).toEqual([]);
+    expect(readFiles(lines(sftp({ op: 'close', path: 7, read: 'x', written: null })))).toHaveLength(1);
   });
 });

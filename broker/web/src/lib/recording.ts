@@ -159,3 +159,95 @@ function factsOf(name: string, value: unknown, depth = 0): [string, string][] {
     factsOf(part === 'text' ? name : `${name} ${part.replaceAll('_', ' ')}`, inner, depth + 1),
   );
 }
+
+/** What was done to a file over SFTP. */
+export interface FileLine {
+  at: number | undefined;
+  /** `put`, `get`, `list`, or the operation as the protocol calls it. */
+  verb: string;
+  path: string;
+  /** New name, target of a link. */
+  to?: string;
+  bytes?: number;
+  sha256?: string;
+  /** Why there is no hash, what the device refused, what it listed. */
+  note?: string;
+}
+
+/** Operations that every client does all the time, and that only look. */
+const LOOKING = new Set([
+  'stat',
+  'lstat',
+  'fstat',
+  'realpath',
+  'readlink',
+  'expand_path',
+  'home_directory',
+  'statvfs',
+  'fstatvfs',
+  'fsync',
+  'limits',
+  'users_groups_by_id',
+]);
+
+interface SftpEvent {
+  t?: unknown;
+  event?: unknown;
+  op?: unknown;
+  path?: { text?: unknown } | null;
+  to?: { text?: unknown } | null;
+  result?: unknown;
+  entries?: unknown;
+  read?: Moved | null;
+  written?: Moved | null;
+  why?: unknown;
+}
+interface Moved {
+  bytes?: unknown;
+  sha256?: unknown;
+  why_none?: unknown;
+}
+
+/** The operations on files among the events of a session: transfers with size and hash, and what changed. */
+export function readFiles(text: string): FileLine[] {
+  const files: FileLine[] = [];
+  const word = (value: unknown) => (typeof value === 'string' ? value.replaceAll('_', ' ') : undefined);
+  for (const line of text.split('\n')) {
+    if (!line.includes('"sftp')) continue;
+    const event = json(line) as SftpEvent | null | undefined;
+    if (typeof event !== 'object' || event === null) continue;
+    const at = typeof event.t === 'number' && Number.isFinite(event.t) ? event.t : undefined;
+    if (event.event === 'sftp_unreadable') files.push({ at, verb: 'ended', path: '', note: word(event.why) });
+    if (event.event !== 'sftp' || typeof event.op !== 'string') continue;
+    const ok = event.result === 'ok';
+    const path = typeof event.path?.text === 'string' ? event.path.text : '';
+    const note = ok ? undefined : word(event.result);
+    if (event.op === 'close') {
+      for (const [verb, moved] of [
+        ['get', event.read],
+        ['put', event.written],
+      ] as const)
+        if (moved)
+          files.push({
+            at,
+            verb,
+            path,
+            bytes: typeof moved.bytes === 'number' ? moved.bytes : undefined,
+            sha256: typeof moved.sha256 === 'string' ? moved.sha256 : undefined,
+            note: [note, moved.why_none ? `no hash: ${word(moved.why_none) ?? ''}` : undefined]
+              .filter(Boolean)
+              .join('; '),
+          });
+    } else if (event.op === 'closedir')
+      files.push({ at, verb: 'list', path, note: `${String(event.entries ?? 0)} names` });
+    else if (!LOOKING.has(event.op) && !(ok && (event.op === 'open' || event.op === 'opendir')))
+      files.push({
+        at,
+        verb: word(event.op) ?? '',
+        path,
+        to: typeof event.to?.text === 'string' ? event.to.text : undefined,
+        note,
+      });
+  }
+  return files;
+}

@@ -4,7 +4,7 @@ use super::*;
 use crate::state::TrustRecord;
 use daypass_protocol::bundle::TrustBundle;
 use daypass_protocol::certificate::{
-    FORCE_COMMAND, FORWARD_TARGETS, PERMIT_PORT_FORWARDING, PERMIT_PTY, SOURCE_ADDRESS,
+    FORCE_COMMAND, FORWARD_TARGETS, PERMIT_PORT_FORWARDING, PERMIT_PTY, PERMIT_SFTP, SOURCE_ADDRESS,
 };
 use daypass_protocol::signed::Purpose;
 use daypass_protocol::ssh_key::PrivateKey;
@@ -94,7 +94,7 @@ impl Default for Case {
             serial: 7,
             key_id: "person=ana@example.com grant=R-7K2M9QXD session=S-7K2M9QXD",
             critical: vec![],
-            extensions: vec![PERMIT_PTY, PERMIT_PORT_FORWARDING],
+            extensions: vec![PERMIT_PTY, PERMIT_PORT_FORWARDING, PERMIT_SFTP],
             tunnel: 1,
             counter: 1,
             session: "S-7K2M9QXD",
@@ -357,8 +357,11 @@ fn promise_3_one_certificate_for_one_command_opens_no_shell_and_no_other_command
 }
 
 #[test]
-fn kinds_that_this_device_does_not_offer_are_refused() {
-    Case { channel: OpenKind::Sftp, ..Case::default() }.refused(KindForbidden, "sftp");
+fn promise_1_no_grant_no_bytes_sftp_needs_its_permission_in_the_certificate() {
+    assert!(Case { channel: OpenKind::Sftp, ..Case::default() }.judge().is_ok());
+    let extensions = vec![PERMIT_PTY, PERMIT_PORT_FORWARDING];
+    Case { channel: OpenKind::Sftp, extensions, ..Case::default() }
+        .refused(KindForbidden, "does not permit sftp");
 }
 
 fn forward(host: &str, port: u16) -> OpenKind {
