@@ -120,7 +120,9 @@ impl Ctx {
         let login =
             Login::new(db.clone(), clock.clone(), config.login.clone(), config.https.url.clone(), token_key)?;
         let trust = Trust { evidence: keys.clone(), cas: keys.clone() };
-        let tunnel_server = TunnelServer::new(db.clone(), clock.clone(), trust, tunnel::Limits::default());
+        let sessions = Sessions::default();
+        let limits = tunnel::Limits::default();
+        let tunnel_server = TunnelServer::new(db.clone(), clock.clone(), trust, limits, sessions.clone());
         let tunnels = tunnel_server.tunnels().clone();
 
         let started = Event::new(Kind::BrokerStarted, Actor::Broker).detail(serde_json::json!({
@@ -136,7 +138,7 @@ impl Ctx {
             policies: PolicyStore::new(policies),
             login,
             recordings,
-            sessions: Sessions::default(),
+            sessions,
             tunnels,
             tunnel_server,
             changed_requests: broadcast::channel(1024).0,

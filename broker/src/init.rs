@@ -138,6 +138,7 @@ dir = "policies"
 # An identity certificate lives this long after the sign-in.
 # identity_lifetime_s = 43200
 # channels_per_session = 20
+# resume_grace_s = 120        # how long a session waits for a device that lost its connection
 # per_person = 20
 # per_device = 20
 # A session with a terminal on which nobody typed for so long ends; 0 is never. Policies may set less:

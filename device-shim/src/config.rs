@@ -29,6 +29,8 @@ pub struct Config {
     pub keepalive: Duration,
     pub reconnect_first: Duration,
     pub reconnect_max: Duration,
+    /// How long a channel that lost its tunnel is kept for the next one; with zero it ends at once.
+    pub resume_grace: Duration,
     pub max_channels: usize,
     /// The switch of the device's owner.
     pub remote_access: bool,
@@ -94,6 +96,7 @@ impl Default for Config {
             keepalive: Duration::from_mins(4),
             reconnect_first: Duration::from_secs(1),
             reconnect_max: Duration::from_mins(5),
+            resume_grace: Duration::from_mins(2),
             max_channels: 16,
             remote_access: true,
             forward: Rules::default(),
@@ -153,6 +156,7 @@ impl Config {
             "reconnect_max_s" => {
                 self.reconnect_max = Duration::from_secs(errors.number(key, value, 1, 86_400));
             }
+            "resume_grace_s" => self.resume_grace = Duration::from_secs(errors.number(key, value, 0, 3600)),
             "max_channels" => {
                 // The control stream is one of the streams of a tunnel.
                 let most = daypass_protocol::tunnel::MAX_STREAMS as u64 - 1;

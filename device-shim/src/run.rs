@@ -4,7 +4,7 @@ use crate::backoff::{Backoff, Keepalive};
 use crate::device::Device;
 use crate::hello::HelloError;
 use crate::note;
-use crate::tunnel::{self, Over, TunnelError};
+use crate::tunnel::{self, End, Over, Tunnel, TunnelError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,14 +17,26 @@ const LASTED_LONG: Duration = Duration::from_hours(24);
 /// How often a device asks again when only a person can change the answer.
 const RARELY: Duration = Duration::from_hours(1);
 
+/// Longest wait between two tries while channels are kept for the next tunnel.
+const KEEPING: Duration = Duration::from_secs(5);
+
 /// Runs until the device is retired or `stopping` turns true.
 pub async fn run(device: Arc<Device>, stopping: watch::Receiver<bool>) -> Over {
+    let tunnel = Tunnel::new(device);
+    let over = connect_again_and_again(&tunnel, stopping).await;
+    tunnel.end_all(&End::Stopping);
+    tunnel.until_empty().await;
+    over
+}
+
+async fn connect_again_and_again(tunnel: &Arc<Tunnel>, stopping: watch::Receiver<bool>) -> Over {
+    let device = &tunnel.device;
     let mut backoff = Backoff::new(device.config.reconnect_first, device.config.reconnect_max);
     let mut keepalive = Keepalive::new(device.config.keepalive);
     loop {
         let mut joined = None;
         let ended =
-            tunnel::serve(&device, keepalive.current(), &stopping, || joined = Some(Instant::now())).await;
+            tunnel::serve(tunnel, keepalive.current(), &stopping, || joined = Some(Instant::now())).await;
         let error = match ended {
             Ok(over) => return over,
             Err(error) => error,
@@ -45,6 +57,7 @@ pub async fn run(device: Arc<Device>, stopping: watch::Receiver<bool>) -> Over {
                 let random = f64::from(random()) / f64::from(u32::MAX);
                 RARELY.mul_f64(0.5 + random)
             }
+            _ if tunnel.is_busy() => backoff.next(random()).min(KEEPING),
             _ => backoff.next(random()),
         };
         note!("{error}; trying again in {:.1} s", wait.as_secs_f64());

@@ -94,17 +94,29 @@ async fn ten_megabytes_echo_byte_for_byte_and_are_acknowledged() {
     let (read, write) = tokio::io::split(channel.stream);
     let sending = bytes.clone();
     let mut write = Some(write);
+    let (told, mut acks) = tokio::sync::mpsc::unbounded_channel::<u64>();
     let sender = tokio::spawn(async move {
         use tokio::io::AsyncWriteExt as _;
         let mut half = write.take().unwrap();
         let mut offset = 0;
+        let stream = daypass_protocol::tunnel::Stream::Data;
+        let ack = |offset| {
+            let mut wire = bytes::BytesMut::new();
+            Frame::Ack { stream, offset }.encode(&mut wire).unwrap();
+            wire
+        };
         for chunk in sending.chunks(30_000) {
             let mut wire = bytes::BytesMut::new();
             let bytes = bytes::Bytes::copy_from_slice(chunk);
-            let stream = daypass_protocol::tunnel::Stream::Data;
             Frame::Data { stream, offset, bytes }.encode(&mut wire).unwrap();
             offset += chunk.len() as u64;
             half.write_all(&wire).await.unwrap();
+            while let Ok(got) = acks.try_recv() {
+                half.write_all(&ack(got)).await.unwrap();
+            }
+        }
+        while let Some(got) = acks.recv().await {
+            half.write_all(&ack(got)).await.unwrap();
         }
         half
     });
@@ -116,12 +128,14 @@ async fn ten_megabytes_echo_byte_for_byte_and_are_acknowledged() {
             Some(Frame::Data { offset, bytes, .. }) => {
                 assert_eq!(offset, got.len() as u64);
                 got.extend_from_slice(&bytes);
+                told.send(got.len() as u64).unwrap();
             }
             Some(Frame::Ack { offset, .. }) => acked = offset,
             Some(other) => panic!("{other:?}"),
             None => assert!(soon("echo", read.read_buf(&mut buffer)).await.unwrap() > 0),
         }
     }
+    drop(told);
     drop(sender.await.unwrap());
     assert!(got == bytes, "the echo differs");
     assert_eq!(acked, bytes.len() as u64);

@@ -70,6 +70,9 @@ kinds! {
     SessionOpening = "session.opening",
     SessionOpened = "session.opened",
     SessionRefused = "session.refused",
+    /// The device's connection is lost, and the session waits for it.
+    SessionWaiting = "session.waiting",
+    SessionResumed = "session.resumed",
     SessionEnded = "session.ended",
     SessionInterrupted = "session.interrupted",
     ChannelOpened = "channel.opened",

@@ -74,6 +74,8 @@ pub struct Sessions {
     pub sessions_per_device: u32,
     /// For every session; policies may set tighter ones.
     pub limits: SessionLimits,
+    /// How long a session waits for a device whose connection is lost; with zero it ends at once.
+    pub resume_grace: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +214,7 @@ impl Config {
         let idle_s = fields.number_or("sessions.idle_timeout_s", 3600, 0..=24 * 3600);
         // 0 is without limit.
         let limited = |number: u64| (number > 0).then_some(number);
+        let resume_grace_s = fields.number_or("sessions.resume_grace_s", 120, 0..=3600);
         let format = match fields.text_or("log.format", "text").as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
@@ -284,6 +287,7 @@ impl Config {
                         idle: limited(idle_s).map(Duration::from_secs),
                         recording_bytes: limited(session_mib).map(|mib| mib << 20),
                     },
+                    resume_grace: Duration::from_secs(resume_grace_s),
                 },
                 log: Log { format, filter },
                 login: login?,

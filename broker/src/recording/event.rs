@@ -93,6 +93,11 @@ pub enum SessionEvent {
         stdout_bytes: u64,
         stderr_bytes: u64,
     },
+    /// The device's connection is lost; what its processes say from here on comes when it is back.
+    DeviceLost,
+    DeviceBack {
+        after_ms: u64,
+    },
     /// A line that the broker itself showed, such as that access ends in a minute.
     Notice {
         text: String,

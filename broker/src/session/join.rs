@@ -3,15 +3,14 @@
 use super::activity::{Terminal, idle};
 use super::open::{BY_BROKER, Opened};
 use super::wire::{DeviceChannel, EngineerChannel, FromDevice, FromEngineer, ToDevice, ToEngineer};
-use super::{End, Live, store};
+use super::{End, Live, absence, store};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
-use crate::recording::{ChannelFacts, ChannelRecorder, NotPassed, RecordError, Recorder};
+use crate::recording::{ChannelFacts, ChannelRecorder, NotPassed, RecordError, Recorder, SessionEvent};
 use crate::request::OutOfScope;
-use crate::tunnel::{OpenAsk, OpenError, Tunnel};
+use crate::tunnel::{Gone, Keeper, OpenAsk, OpenError, Tunnels};
 use daypass_protocol::api::EndReason;
 use daypass_protocol::channel::ChannelKind;
-use daypass_protocol::ssh_key::PrivateKey;
 use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
@@ -23,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long before the end a terminal is told.
@@ -57,9 +57,8 @@ pub enum ChannelRefused {
 pub struct Running {
     ctx: Ctx,
     live: Arc<Live>,
-    tunnel: Arc<Tunnel>,
     certificate: String,
-    key: PrivateKey,
+    keeper: Keeper,
     /// Taken when the session ends: without it there is nothing to record into, and no channel opens.
     recorder: Arc<Mutex<Option<Recorder>>>,
     numbers: AtomicU32,
@@ -75,16 +74,19 @@ impl Running {
         let running = Arc::new(Self {
             ctx: ctx.clone(),
             live: live.clone(),
-            tunnel: tunnel.clone(),
             certificate,
-            key,
+            keeper: Keeper {
+                tunnels: ctx.tunnels.clone(),
+                key: Arc::new(key),
+                over: CancellationToken::new(),
+            },
             recorder: Arc::new(Mutex::new(Some(recorder))),
             numbers: AtomicU32::new(0),
             open: Arc::new(AtomicU32::new(0)),
             channels: TaskTracker::new(),
         });
         metrics::gauge!("daypass_sessions_live").increment(1.0);
-        let (watch, keeper) = (live.clone(), ctx.clone());
+        let (watch, keeper, waiting) = (live.clone(), ctx.clone(), running.clone());
         ctx.tasks.spawn(async move {
             tokio::select! {
                 _ = watch.ended() => {}
@@ -94,7 +96,7 @@ impl Running {
                     tracing::error!(%error, session = %watch.id, "the recorder failed");
                     watch.end(End::with(EndReason::RecorderFailed, error.to_string()));
                 }
-                () = tunnel.closed() => watch.end(End::because(EndReason::DeviceLost)),
+                end = absence::lasting(&waiting, tunnel) => watch.end(end),
             }
         });
         let (keeper, watch) = (running.clone(), live);
@@ -107,6 +109,14 @@ impl Running {
 
     pub fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    pub(super) fn ctx(&self) -> &Ctx {
+        &self.ctx
+    }
+
+    pub(super) fn tunnels(&self) -> &Tunnels {
+        &self.keeper.tunnels
     }
 
     /// Opens one channel: the gate, the recorder, the device, in this order; then bytes flow.
@@ -170,7 +180,7 @@ impl Running {
         // The end of the session ends the attempt too.
         let opened = tokio::select! {
             _ = self.live.ended() => Err(self.over()),
-            opened = self.tunnel.open(ask, &self.key) => opened.map_err(ChannelRefused::from),
+            opened = self.open_on_device(ask) => opened.map_err(ChannelRefused::from),
         };
         let device = match opened {
             Ok(device) => device,
@@ -209,6 +219,26 @@ impl Running {
         Ok(())
     }
 
+    async fn open_on_device(&self, ask: OpenAsk) -> Result<DeviceChannel, OpenError> {
+        let tunnel = self.ctx.tunnels.get(&self.live.device).ok_or(Gone)?;
+        let keeper = (!self.grace().is_zero()).then(|| self.keeper.clone());
+        tunnel.open(ask, &self.keeper.key, keeper).await
+    }
+
+    /// How long the session waits for its device.
+    pub(super) fn grace(&self) -> Duration {
+        self.ctx.config.sessions.resume_grace
+    }
+
+    /// Records what happened to the whole session.
+    pub(super) async fn note(&self, event: SessionEvent) {
+        if let Some(recorder) = self.recorder.lock().await.as_ref()
+            && let Err(error) = recorder.event(&event).await
+        {
+            self.recorder_failed(&error);
+        }
+    }
+
     fn over(&self) -> ChannelRefused {
         ChannelRefused::Over(
             self.live.end.borrow().clone().unwrap_or_else(|| End::because(EndReason::Closed)),
@@ -223,10 +253,14 @@ impl Running {
     /// The one place where a session ends: channels closed, processes on the device told to go, the
     /// recording closed, the end written down.
     async fn finish(&self, end: &End) {
-        let told = self
-            .tunnel
-            .send(control::ToDevice::EndSession { session: self.live.id.clone(), reason: end.message() });
-        if tokio::time::timeout(GOODBYE, told).await.is_err() {
+        self.keeper.over.cancel();
+        let told = async {
+            let tunnel = self.ctx.tunnels.get(&self.live.device).ok_or(Gone)?;
+            let (session, reason) = (self.live.id.clone(), end.message());
+            tunnel.send(control::ToDevice::EndSession { session, reason }).await
+        };
+        if !matches!(tokio::time::timeout(GOODBYE, told).await, Ok(Ok(()))) {
+            // A device that comes back says what it keeps, and is told then.
             tracing::warn!(session = %self.live.id, "the device could not be told of the end; its own clock ends the session");
         }
         self.channels.close();
@@ -299,7 +333,7 @@ enum Over {
     Engineer,
     /// The device closed the channel.
     Device(CloseCode, String),
-    /// The device's end broke off: the tunnel is lost or the device broke the protocol.
+    /// The device's end broke off: its tunnel is lost, and the channel with it.
     Lost,
     Recorder(RecordError),
     /// What one side sent cannot be accounted for.
@@ -459,7 +493,10 @@ async fn join(
             }
             (None, None)
         }
-        Ok(Over::Lost) => (Some((CloseCode::Failed, String::new())), None),
+        Ok(Over::Lost) => {
+            live.end(End::with(EndReason::DeviceLost, "the processes of this session are gone"));
+            (Some((CloseCode::Failed, String::new())), None)
+        }
         Ok(Over::Unreadable(why)) => (Some((CloseCode::Failed, why)), None),
         Ok(Over::Recorder(error)) => (Some((CloseCode::Failed, "recording failed".to_owned())), Some(error)),
     };

@@ -6,6 +6,7 @@
 //! recorder. Whatever ends a session (the window, a revocation, a person, the device's state, policy, the
 //! recorder) ends it through [`Live::end`], and everything that runs for it watches for that.
 
+mod absence;
 mod activity;
 mod door;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
@@ -68,7 +69,8 @@ impl End {
             EndReason::Revoked => format!("your access was revoked {detail}"),
             EndReason::EndedByPerson => format!("the session was ended {detail}"),
             EndReason::DeviceSuspended => format!("the device was suspended: {detail}"),
-            EndReason::DeviceLost => "the connection to the device is lost".to_owned(),
+            EndReason::DeviceLost if detail.is_empty() => "the connection to the device is lost".to_owned(),
+            EndReason::DeviceLost => format!("the connection to the device is lost: {detail}"),
             EndReason::RecorderFailed => {
                 "recording failed, and nothing happens here unrecorded; ask the operator of the broker"
                     .to_owned()
@@ -161,8 +163,9 @@ impl Live {
 }
 
 /// The sessions that run in this broker.
-#[derive(Debug, Default)]
-pub struct Sessions(Mutex<HashMap<SessionId, Arc<Live>>>);
+/// Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions(Arc<Mutex<HashMap<SessionId, Arc<Live>>>>);
 
 impl Sessions {
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Live>>> {

@@ -2,25 +2,37 @@
 //!
 //! The directions never wait for each other. The stream's window and the queues' bounds are the flow
 //! control: a session that does not take stops the reading of this stream and of nothing else.
+//!
+//! A channel outlives its tunnel: what both directions know is kept, with the input that is not
+//! acknowledged, until [`Kept`] has found another stream for it or the session is over.
 
 use super::connection::Stream;
+use super::kept::Kept;
 use super::server::Limits;
 use crate::session::wire::{DeviceChannel, FromDevice, QUEUE, ToDevice};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use daypass_protocol::ids::DeviceId;
 use daypass_protocol::tunnel::Stream as Which;
 use daypass_protocol::tunnel::frame::{CloseCode, Frame, FrameError, MAX_DATA};
+use daypass_protocol::tunnel::open::{Received, WindowSize};
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes read from the stream at once, and gathered before they are written to it.
 const BATCH: usize = 64 * 1024;
 /// Unacknowledged bytes after which an ack is due at once.
 const ACK_BYTES: u64 = 64 * 1024;
+/// Input that is kept until it is acknowledged, and about as much as may be on its way.
+const KEEP: usize = 512 * 1024;
+/// How much later than the end of a stream the end of its tunnel may be noticed.
+const SAME_END: Duration = Duration::from_secs(1);
 
 /// How the device broke the protocol on this channel.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +49,48 @@ enum Breach {
     Truncated,
 }
 
+/// A stream of the tunnel on which a channel runs, and what came behind the device's answer.
+pub(super) struct Link {
+    pub stream: Stream,
+    pub input: BytesMut,
+    /// The channel's place among those of the tunnel.
+    pub room: OwnedSemaphorePermit,
+    /// Cancelled with the tunnel.
+    pub lost: CancellationToken,
+    pub limits: Limits,
+}
+
+/// What was sent to the process and is not acknowledged yet.
+#[derive(Debug, Default)]
+struct Unacked {
+    /// How many bytes the device has acknowledged.
+    acked: u64,
+    bytes: VecDeque<u8>,
+}
+
+impl Unacked {
+    fn sent(&self) -> u64 {
+        self.acked + self.bytes.len() as u64
+    }
+
+    /// False for what was not sent, or was acknowledged before.
+    fn forget(&mut self, acked: u64) -> bool {
+        if !(self.acked..=self.sent()).contains(&acked) {
+            return false;
+        }
+        let n = usize::try_from(acked - self.acked).unwrap_or(usize::MAX);
+        self.bytes.drain(..n.min(self.bytes.len()));
+        self.acked = acked;
+        true
+    }
+}
+
 /// What the two directions know of each other.
 #[derive(Debug, Default)]
 struct Shared {
-    /// Bytes sent to the process, or about to be.
-    sent: AtomicU64,
+    unacked: Mutex<Unacked>,
+    /// Something was acknowledged.
+    room: Notify,
     /// Counts to acknowledge next: of data, and of stderr.
     acks: [AtomicU64; 2],
     ack_due: Notify,
@@ -51,6 +100,12 @@ struct Shared {
     breach: std::sync::OnceLock<String>,
 }
 
+impl Shared {
+    fn unacked(&self) -> MutexGuard<'_, Unacked> {
+        self.unacked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn index(stream: Which) -> usize {
     match stream {
         Which::Data => 0,
@@ -58,49 +113,80 @@ fn index(stream: Which) -> usize {
     }
 }
 
-/// Starts the pumps of a stream on which `opened` has arrived; `input` is what came behind it.
-pub(super) fn start(
-    stream: Stream,
-    input: BytesMut,
-    room: OwnedSemaphorePermit,
-    stop: CancellationToken,
-    limits: Limits,
-    device: DeviceId,
-) -> DeviceChannel {
+/// Starts the pumps of a stream on which `opened` has arrived. Once its tunnel is lost, `kept` finds the
+/// next one, and the channel goes on there.
+pub(super) fn start(link: Link, device: DeviceId, kept: Option<Kept>) -> DeviceChannel {
     let (to_device, from_session) = mpsc::channel(QUEUE);
     let (to_session, from_device) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let _room = room;
         let shared = Shared::default();
-        let (reader, writer) = tokio::io::split(stream);
-        let incoming = async {
-            Incoming::new(reader, input, to_session, &shared, limits).run(&device).await;
-            shared.device_done.cancel();
-        };
-        let outgoing = Outgoing { writer, shared: &shared, offset: 0, acked: [0; 2] };
-        let both = async { tokio::join!(incoming, outgoing.run(from_session, limits)) };
-        tokio::select! {
-            // Dropping the stream resets it.
-            () = stop.cancelled() => {}
-            _ = both => {}
+        let mut incoming = Incoming::new(to_session, &shared, link.limits);
+        let mut outgoing = Outgoing::new(from_session, &shared, link.limits);
+        let mut link = link;
+        while run(link, &mut incoming, &mut outgoing, &device).await == Fate::Lost {
+            let Some(kept) = &kept else { return };
+            let Some((next, received)) = kept.resume(incoming.known()).await else { return };
+            // The device says how much of its input it has. It cannot have what was never sent.
+            if !shared.unacked().forget(received) {
+                tracing::warn!(%device, received, "a device resumed a channel with input that it was never sent");
+                return;
+            }
+            // What the request said counts as acknowledged: an ack must not go back behind it.
+            outgoing.acked = incoming.received;
+            outgoing.again = true;
+            link = next;
         }
     });
     DeviceChannel { input: to_device, output: from_device }
 }
 
+/// How a channel's time on one stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Over,
+    /// The tunnel is gone; the channel need not be.
+    Lost,
+}
+
+async fn run(
+    link: Link,
+    incoming: &mut Incoming<'_>,
+    outgoing: &mut Outgoing<'_>,
+    device: &DeviceId,
+) -> Fate {
+    let Link { stream, input, room: _room, lost, .. } = link;
+    let (reader, writer) = tokio::io::split(stream);
+    let shared = incoming.shared;
+    let incoming = async {
+        let fate = incoming.run(reader, input, &lost, device).await;
+        if fate == Fate::Over {
+            shared.device_done.cancel();
+        }
+        fate
+    };
+    let outgoing = async {
+        tokio::select! {
+            // Dropping the stream resets it.
+            () = lost.cancelled() => {}
+            () = outgoing.run(writer) => {}
+        }
+    };
+    tokio::join!(incoming, outgoing).0
+}
+
 /// From the device to the session.
 struct Incoming<'a> {
-    reader: ReadHalf<Stream>,
-    input: BytesMut,
     output: mpsc::Sender<FromDevice>,
     shared: &'a Shared,
     limits: Limits,
     /// Bytes received, and whether more may come: of data, and of stderr.
     received: [u64; 2],
     ended: [bool; 2],
-    /// The device's acks of what was sent to it.
-    acked: u64,
     exited: bool,
+    /// On this stream the device has said that its process is gone; another one may say it again.
+    exited_here: bool,
+    /// Received, and on its way into the session's queue.
+    passing: Option<FromDevice>,
     /// What lies in the session's queue, oldest first: stream and count after it; `None` for what is no
     /// data. An entry that has left the queue is handed on.
     queued: VecDeque<Option<(Which, u64)>>,
@@ -108,107 +194,126 @@ struct Incoming<'a> {
     announced: [u64; 2],
 }
 
-/// What to do with a frame.
-enum Step {
-    Pass(FromDevice),
-    Nothing,
-    Finish(FromDevice),
+/// The stream, as it is read.
+struct Input<'a> {
+    reader: ReadHalf<Stream>,
+    bytes: BytesMut,
+    lost: &'a CancellationToken,
+}
+
+/// What became of a message for the session.
+enum Handed {
+    On,
+    /// The session has let go.
+    Back,
+    /// The tunnel was lost first; the message is still here.
+    Lost,
 }
 
 impl<'a> Incoming<'a> {
-    fn new(
-        reader: ReadHalf<Stream>,
-        input: BytesMut,
-        output: mpsc::Sender<FromDevice>,
-        shared: &'a Shared,
-        limits: Limits,
-    ) -> Self {
+    fn new(output: mpsc::Sender<FromDevice>, shared: &'a Shared, limits: Limits) -> Self {
         Self {
-            reader,
-            input,
             output,
             shared,
             limits,
             received: [0; 2],
             ended: [false; 2],
-            acked: 0,
             exited: false,
+            exited_here: false,
+            passing: None,
             queued: VecDeque::with_capacity(QUEUE + 1),
             announced: [0; 2],
         }
     }
 
-    async fn run(mut self, device: &DeviceId) {
+    fn known(&self) -> Received {
+        Received { data: self.received[0], stderr: self.received[1] }
+    }
+
+    async fn run(
+        &mut self,
+        reader: ReadHalf<Stream>,
+        input: BytesMut,
+        lost: &CancellationToken,
+        device: &DeviceId,
+    ) -> Fate {
         let mut acks = tokio::time::interval(self.limits.ack);
         acks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        match self.pump(&mut acks).await {
-            Ok(()) => {}
+        self.exited_here = false;
+        let fate = match self.pump(Input { reader, bytes: input, lost }, &mut acks).await {
+            Ok(fate) => fate,
             Err(breach) => {
                 let message = breach.to_string();
                 tracing::warn!(%device, cause = %message, "a device broke the protocol of a channel");
                 let _ = self.shared.breach.set(message.clone());
                 // A session that has let go needs no word of it.
                 let _ = self.output.send(FromDevice::Closed { code: CloseCode::Protocol, message }).await;
+                Fate::Over
             }
-        }
+        };
         // The last acks: what the session takes from here on is its own affair.
         self.note_handed_on(false);
+        fate
     }
 
-    async fn pump(&mut self, acks: &mut tokio::time::Interval) -> Result<(), Breach> {
+    async fn pump(&mut self, mut input: Input<'_>, acks: &mut tokio::time::Interval) -> Result<Fate, Breach> {
         loop {
-            while let Some(frame) = Frame::decode(&mut self.input)? {
-                match self.take(frame)? {
-                    Step::Nothing => {}
-                    Step::Pass(message) => {
-                        if !self.hand_on(message, acks).await {
-                            return self.drain().await;
-                        }
-                    }
-                    Step::Finish(message) => {
-                        self.hand_on(message, acks).await;
-                        return Ok(());
-                    }
+            // What the stream before left half-way comes first.
+            if let Some(message) = &self.passing {
+                let last = matches!(message, FromDevice::Closed { .. });
+                match self.hand_on(acks, input.lost).await {
+                    Handed::On if last => return Ok(Fate::Over),
+                    Handed::On => {}
+                    Handed::Back => return self.drain(input).await,
+                    Handed::Lost => return Ok(Fate::Lost),
                 }
             }
+            if let Some(frame) = Frame::decode(&mut input.bytes)? {
+                self.passing = self.take(frame)?;
+                continue;
+            }
             // Room for one batch; what is decoded has left the buffer, so this does not grow.
-            self.input.reserve(BATCH);
+            input.bytes.reserve(BATCH);
             tokio::select! {
-                read = self.reader.read_buf(&mut self.input) => match read {
-                    Ok(0) => return Err(Breach::Truncated),
-                    Ok(_) => {}
-                    // The tunnel is lost; the session sees its queue end without a close.
-                    Err(_) => return Ok(()),
+                read = input.reader.read_buf(&mut input.bytes) => match read {
+                    Ok(1..) => {}
+                    // With the tunnel, or alone?
+                    Ok(0) | Err(_) => return match timeout(SAME_END, input.lost.cancelled()).await {
+                        Ok(()) => Ok(Fate::Lost),
+                        Err(_) => Err(Breach::Truncated),
+                    },
                 },
-                () = self.output.closed() => return self.drain().await,
+                () = input.lost.cancelled() => return Ok(Fate::Lost),
+                () = self.output.closed() => return self.drain(input).await,
                 _ = acks.tick() => self.note_handed_on(false),
             }
         }
     }
 
-    /// Passes a message to the session, and goes on acknowledging while that takes time; false when the
-    /// session has let go.
-    async fn hand_on(&mut self, message: FromDevice, acks: &mut tokio::time::Interval) -> bool {
-        let entry = match &message {
-            FromDevice::Data(_) => Some((Which::Data, self.received[0])),
-            FromDevice::Stderr(_) => Some((Which::Stderr, self.received[1])),
-            _ => None,
-        };
+    /// Passes the message at hand to the session, and goes on acknowledging while that takes time.
+    async fn hand_on(&mut self, acks: &mut tokio::time::Interval, lost: &CancellationToken) -> Handed {
         let output = self.output.clone();
         let permit = loop {
             tokio::select! {
                 biased;
                 permit = output.reserve() => match permit {
                     Ok(permit) => break permit,
-                    Err(_) => return false,
+                    Err(_) => return Handed::Back,
                 },
+                () = lost.cancelled() => return Handed::Lost,
                 _ = acks.tick() => self.note_handed_on(false),
             }
+        };
+        let Some(message) = self.passing.take() else { return Handed::On };
+        let entry = match &message {
+            FromDevice::Data(_) => Some((Which::Data, self.received[0])),
+            FromDevice::Stderr(_) => Some((Which::Stderr, self.received[1])),
+            _ => None,
         };
         permit.send(message);
         self.queued.push_back(entry);
         self.note_handed_on(true);
-        true
+        Handed::On
     }
 
     /// Moves the acks to what has left the session's queue; wakes the writer when one is due.
@@ -230,65 +335,86 @@ impl<'a> Incoming<'a> {
 
     /// The session has let go: whatever still comes is of no use, but the process may be writing it, and
     /// the device's close comes behind it.
-    async fn drain(&mut self) -> Result<(), Breach> {
+    async fn drain(&mut self, mut input: Input<'_>) -> Result<Fate, Breach> {
+        self.passing = None;
         let deadline = Instant::now() + self.limits.drain;
         loop {
-            while let Some(frame) = Frame::decode(&mut self.input)? {
+            while let Some(frame) = Frame::decode(&mut input.bytes)? {
                 if matches!(frame, Frame::Close { .. }) {
-                    return Ok(());
+                    return Ok(Fate::Over);
                 }
                 self.take(frame)?;
             }
-            self.input.reserve(BATCH);
-            match tokio::time::timeout_at(deadline, self.reader.read_buf(&mut self.input)).await {
-                Ok(Ok(1..)) => {}
-                Ok(_) | Err(_) => return Ok(()),
+            input.bytes.reserve(BATCH);
+            tokio::select! {
+                read = timeout_at(deadline, input.reader.read_buf(&mut input.bytes)) => match read {
+                    Ok(Ok(1..)) => {}
+                    Ok(_) => return Ok(match timeout(SAME_END, input.lost.cancelled()).await {
+                        Ok(()) => Fate::Lost,
+                        Err(_) => Fate::Over,
+                    }),
+                    Err(_) => return Ok(Fate::Over),
+                },
+                () = input.lost.cancelled() => return Ok(Fate::Lost),
             }
         }
     }
 
-    fn take(&mut self, frame: Frame) -> Result<Step, Breach> {
-        Ok(match frame {
+    /// What a frame has for the session.
+    fn take(&mut self, frame: Frame) -> Result<Option<FromDevice>, Breach> {
+        Ok(Some(match frame {
             Frame::Data { stream, offset, bytes } => {
                 let at = index(stream);
                 self.check(stream, offset)?;
                 self.received[at] += bytes.len() as u64;
-                Step::Pass(match stream {
+                match stream {
                     Which::Data => FromDevice::Data(bytes),
                     Which::Stderr => FromDevice::Stderr(bytes),
-                })
+                }
+            }
+            // Said again on every stream that the channel goes on on.
+            Frame::Eof { stream, offset } if self.ended[index(stream)] => {
+                let expected = self.received[index(stream)];
+                if offset != expected {
+                    return Err(Breach::Offset { stream, found: offset, expected });
+                }
+                return Ok(None);
             }
             Frame::Eof { stream, offset } => {
                 self.check(stream, offset)?;
                 self.ended[index(stream)] = true;
-                Step::Pass(FromDevice::Eof(stream))
+                FromDevice::Eof(stream)
             }
             Frame::Ack { stream: Which::Data, offset } => {
-                let sent = self.shared.sent.load(Ordering::Acquire);
-                if offset < self.acked || offset > sent {
-                    return Err(Breach::Ack { found: offset, acked: self.acked, sent });
+                let mut unacked = self.shared.unacked();
+                if !unacked.forget(offset) {
+                    return Err(Breach::Ack { found: offset, acked: unacked.acked, sent: unacked.sent() });
                 }
-                self.acked = offset;
-                Step::Nothing
+                self.shared.room.notify_one();
+                return Ok(None);
             }
             Frame::Ack { stream: Which::Stderr, .. } => return Err(Breach::Unexpected("ack of stderr")),
             Frame::Exit(exit) => {
-                if std::mem::replace(&mut self.exited, true) {
+                if std::mem::replace(&mut self.exited_here, true) {
                     return Err(Breach::Unexpected("second exit"));
                 }
-                Step::Pass(FromDevice::Exit(exit))
+                if std::mem::replace(&mut self.exited, true) {
+                    return Ok(None);
+                }
+                FromDevice::Exit(exit)
             }
             Frame::Close { code, message } => {
                 // A person will read it, and the device wrote it.
                 let message = daypass_protocol::text::made_visible(&message, 1024);
-                Step::Finish(FromDevice::Closed { code, message })
+                FromDevice::Closed { code, message }
             }
             Frame::Open(_) => return Err(Breach::Unexpected("open")),
             Frame::Opened => return Err(Breach::Unexpected("second opened")),
+            Frame::Resumed { .. } => return Err(Breach::Unexpected("resumed")),
             Frame::Refused(_) => return Err(Breach::Unexpected("refused")),
             Frame::Resize(_) => return Err(Breach::Unexpected("resize")),
             Frame::Signal(_) => return Err(Breach::Unexpected("signal")),
-        })
+        }))
     }
 
     fn check(&self, stream: Which, found: u64) -> Result<(), Breach> {
@@ -303,102 +429,143 @@ impl<'a> Incoming<'a> {
 
 /// From the session to the device, and the acks.
 struct Outgoing<'a> {
-    writer: WriteHalf<Stream>,
+    from_session: mpsc::Receiver<ToDevice>,
     shared: &'a Shared,
-    offset: u64,
+    limits: Limits,
     /// What the device was last told is handed on.
     acked: [u64; 2],
+    /// The end of input was said, and the last size, and with what to close: said again on another stream.
+    eof: bool,
+    size: Option<WindowSize>,
+    closing: Option<(CloseCode, String)>,
+    /// This is another stream.
+    again: bool,
 }
 
-impl Outgoing<'_> {
-    async fn run(mut self, mut from_session: mpsc::Receiver<ToDevice>, limits: Limits) {
-        let close = {
-            let shared = self.shared;
-            tokio::select! {
-                close = self.pump(&mut from_session) => close,
-                () = shared.device_done.cancelled() => None,
-            }
-        };
-        let mut out = BytesMut::new();
-        self.put_acks(&mut out);
-        let close = match self.shared.breach.get() {
-            Some(breach) => Some((CloseCode::Protocol, breach.clone())),
-            None => close,
-        };
-        if let Some((code, message)) = close {
-            // Encoding a close cannot fail: its message is cut to what fits.
-            let _ = Frame::Close { code, message }.encode(&mut out);
+impl<'a> Outgoing<'a> {
+    fn new(from_session: mpsc::Receiver<ToDevice>, shared: &'a Shared, limits: Limits) -> Self {
+        Self {
+            from_session,
+            shared,
+            limits,
+            acked: [0; 2],
+            eof: false,
+            size: None,
+            closing: None,
+            again: false,
         }
-        // A device that does not read its stream is told by `end_session` on the control stream.
-        let said = async {
-            self.writer.write_all(&out).await?;
-            self.writer.shutdown().await
-        };
-        let _ = tokio::time::timeout(limits.drain, said).await;
     }
 
-    /// Returns what to close with, or `None` when the stream has failed.
-    async fn pump(&mut self, from_session: &mut mpsc::Receiver<ToDevice>) -> Option<(CloseCode, String)> {
-        let mut out = BytesMut::with_capacity(BATCH + 64);
-        let mut eof = false;
-        loop {
+    /// Everything that is lost when this is dropped is lost with the stream: what has to be said again on
+    /// the next one is in `self`.
+    async fn run(&mut self, mut writer: WriteHalf<Stream>) {
+        {
+            let shared = self.shared;
             tokio::select! {
-                message = from_session.recv() => {
+                () = self.pump(&mut writer) => {}
+                () = shared.device_done.cancelled() => {}
+            }
+        }
+        let mut out = BytesMut::new();
+        self.put_acks(&mut out);
+        // Also in answer to a close: a device keeps what it has said until it knows that it was heard.
+        let (code, message) = match self.shared.breach.get() {
+            Some(breach) => (CloseCode::Protocol, breach.clone()),
+            None => self.closing.clone().unwrap_or((CloseCode::Done, String::new())),
+        };
+        // Encoding a close cannot fail: its message is cut to what fits.
+        let _ = Frame::Close { code, message }.encode(&mut out);
+        // A device that does not read its stream is told by `end_session` on the control stream.
+        let said = async {
+            writer.write_all(&out).await?;
+            writer.shutdown().await
+        };
+        let _ = timeout(self.limits.drain, said).await;
+    }
+
+    /// Until there is nothing left to say but the close, or the stream has failed.
+    async fn pump(&mut self, writer: &mut WriteHalf<Stream>) {
+        let mut out = BytesMut::with_capacity(BATCH + 64);
+        if std::mem::take(&mut self.again) && !self.say_again(writer, &mut out).await {
+            return pending().await;
+        }
+        while self.closing.is_none() {
+            let shared = self.shared;
+            let has_room = shared.unacked().bytes.len() < KEEP;
+            tokio::select! {
+                message = self.from_session.recv(), if has_room => {
                     let mut next = Some(message);
                     while let Some(message) = next.take() {
-                        match message {
-                            Some(ToDevice::Close { code, message }) => {
-                                return self.write(&mut out).await.then_some((code, message));
-                            }
-                            None => {
-                                let done = (CloseCode::Ended, "the session has ended".to_owned());
-                                return self.write(&mut out).await.then_some(done);
-                            }
-                            // Bytes after the end of input have nowhere to go.
-                            Some(ToDevice::Data(_) | ToDevice::Eof) if eof => {}
-                            Some(ToDevice::Data(mut bytes)) => while !bytes.is_empty() {
-                                let part = bytes.split_to(bytes.len().min(MAX_DATA));
-                                let length = part.len() as u64;
-                                let frame = Frame::Data { stream: Which::Data, offset: self.offset, bytes: part };
-                                if frame.encode(&mut out).is_ok() {
-                                    self.offset += length;
-                                    self.shared.sent.store(self.offset, Ordering::Release);
-                                }
-                                if out.len() >= BATCH && !self.write(&mut out).await {
-                                    return None;
-                                }
-                            },
-                            Some(ToDevice::Eof) => {
-                                eof = true;
-                                let _ = Frame::Eof { stream: Which::Data, offset: self.offset }.encode(&mut out);
-                            }
-                            Some(ToDevice::Resize(size)) => {
-                                let _ = Frame::Resize(size).encode(&mut out);
-                            }
-                            Some(ToDevice::Signal(name)) => {
-                                let _ = Frame::Signal(name).encode(&mut out);
-                            }
-                        }
-                        if out.len() < BATCH {
-                            next = from_session.try_recv().ok().map(Some);
+                        self.put(message, &mut out);
+                        if self.closing.is_none() && out.len() < BATCH {
+                            next = self.from_session.try_recv().ok().map(Some);
                         }
                     }
                 }
-                () = self.shared.ack_due.notified() => self.put_acks(&mut out),
+                // Asked again above.
+                () = shared.room.notified(), if !has_room => {}
+                () = shared.ack_due.notified() => self.put_acks(&mut out),
             }
-            if !self.write(&mut out).await {
-                return None;
+            if !write(writer, &mut out).await {
+                // The reading side finds out why.
+                return pending().await;
             }
         }
     }
 
-    async fn write(&mut self, out: &mut BytesMut) -> bool {
-        if out.is_empty() {
-            return true;
+    /// Takes a message over: from here on it is said, on whatever stream.
+    fn put(&mut self, message: Option<ToDevice>, out: &mut BytesMut) {
+        match message {
+            Some(ToDevice::Close { code, message }) => self.closing = Some((code, message)),
+            None => self.closing = Some((CloseCode::Ended, "the session has ended".to_owned())),
+            // Bytes after the end of input have nowhere to go.
+            Some(ToDevice::Data(_) | ToDevice::Eof) if self.eof => {}
+            Some(ToDevice::Data(mut bytes)) => {
+                let mut unacked = self.shared.unacked();
+                while !bytes.is_empty() {
+                    let part = bytes.split_to(bytes.len().min(MAX_DATA));
+                    let offset = unacked.sent();
+                    unacked.bytes.extend(&part);
+                    let _ = Frame::Data { stream: Which::Data, offset, bytes: part }.encode(out);
+                }
+            }
+            Some(ToDevice::Eof) => {
+                self.eof = true;
+                let offset = self.shared.unacked().sent();
+                let _ = Frame::Eof { stream: Which::Data, offset }.encode(out);
+            }
+            Some(ToDevice::Resize(size)) => {
+                self.size = Some(size);
+                let _ = Frame::Resize(size).encode(out);
+            }
+            Some(ToDevice::Signal(name)) => {
+                let _ = Frame::Signal(name).encode(out);
+            }
         }
-        let written = self.writer.write_all(out).await.is_ok();
-        out.clear();
-        written
+    }
+
+    /// Sends what the device has not received, and what may have been lost beside it.
+    async fn say_again(&self, writer: &mut WriteHalf<Stream>, out: &mut BytesMut) -> bool {
+        let (mut offset, mut bytes) = {
+            let unacked = self.shared.unacked();
+            (unacked.acked, Bytes::from(unacked.bytes.iter().copied().collect::<Vec<_>>()))
+        };
+        while !bytes.is_empty() {
+            let part = bytes.split_to(bytes.len().min(MAX_DATA));
+            let length = part.len() as u64;
+            let _ = Frame::Data { stream: Which::Data, offset, bytes: part }.encode(out);
+            offset += length;
+            if out.len() >= BATCH && !write(writer, out).await {
+                return false;
+            }
+        }
+        if let Some(size) = self.size {
+            let _ = Frame::Resize(size).encode(out);
+        }
+        if self.eof {
+            let _ = Frame::Eof { stream: Which::Data, offset }.encode(out);
+        }
+        write(writer, out).await
     }
 
     fn put_acks(&mut self, out: &mut BytesMut) {
@@ -411,4 +578,13 @@ impl Outgoing<'_> {
             }
         }
     }
+}
+
+async fn write(writer: &mut WriteHalf<Stream>, out: &mut BytesMut) -> bool {
+    if out.is_empty() {
+        return true;
+    }
+    let written = writer.write_all(out).await.is_ok();
+    out.clear();
+    written
 }

@@ -1,9 +1,11 @@
 //! One tunnel: yamux over a WebSocket, its control stream, and the door through which channels open.
 
-use super::channel;
+use super::channel::{self, Link};
+use super::kept::{Keeper, Kept};
 use super::server::Limits;
 use super::wire::{self, Heard};
 use crate::clock::Clock;
+use crate::session::Sessions;
 use crate::session::wire::DeviceChannel;
 use axum::extract::ws::WebSocket;
 use bytes::BytesMut;
@@ -13,7 +15,7 @@ use daypass_protocol::ssh_key::PrivateKey;
 use daypass_protocol::tunnel::control::{self, FromDevice, ToDevice};
 use daypass_protocol::tunnel::frame::{Frame, FrameError};
 use daypass_protocol::tunnel::hello::Binding;
-use daypass_protocol::tunnel::open::{Open, OpenKind, Refused};
+use daypass_protocol::tunnel::open::{Open, OpenKind, Received, Refused};
 use daypass_protocol::tunnel::{MAX_STREAMS, MAX_WINDOW};
 use std::fmt;
 use std::future::poll_fn;
@@ -76,6 +78,8 @@ pub struct Tunnel {
     binding: Binding,
     limits: Limits,
     over: CancellationToken,
+    /// The control stream is there, which has to be the first: channels wait for it.
+    controlled: CancellationToken,
     why: Mutex<Option<String>>,
     accepts_sessions: AtomicBool,
     /// The counter of the last `open`. Whoever holds the lock writes the next one.
@@ -88,6 +92,7 @@ pub struct Tunnel {
     heard: Arc<Heard>,
     bundle_version: AtomicU64,
     sessions_gone: broadcast::Sender<SessionId>,
+    sessions: Sessions,
 }
 
 impl fmt::Debug for Tunnel {
@@ -115,6 +120,7 @@ impl Tunnel {
         hello: Established,
         limits: Limits,
         clock: Clock,
+        sessions: Sessions,
     ) -> (Arc<Self>, impl Future<Output = String> + Send) {
         let parts = wire::split(socket);
         let (streams, wanted) = mpsc::channel(MAX_STREAMS);
@@ -126,6 +132,7 @@ impl Tunnel {
             binding: hello.binding,
             limits,
             over: CancellationToken::new(),
+            controlled: CancellationToken::new(),
             why: Mutex::new(None),
             accepts_sessions: AtomicBool::new(hello.accepts_sessions),
             counter: tokio::sync::Mutex::new(0),
@@ -137,6 +144,7 @@ impl Tunnel {
             heard: parts.heard,
             bundle_version: AtomicU64::new(hello.bundle_version),
             sessions_gone: broadcast::channel(64).0,
+            sessions,
         });
         let (io, writer) = (parts.io, parts.writer);
         let own = tunnel.clone();
@@ -240,8 +248,49 @@ impl Tunnel {
     }
 
     /// Opens a channel on the device: signs the `open` frame with the session certificate's key, and
-    /// waits for the device's answer.
-    pub async fn open(&self, ask: OpenAsk, key: &PrivateKey) -> Result<DeviceChannel, OpenError> {
+    /// waits for the device's answer. With a keeper the channel outlives this tunnel.
+    pub async fn open(
+        &self,
+        ask: OpenAsk,
+        key: &PrivateKey,
+        keeper: Option<Keeper>,
+    ) -> Result<DeviceChannel, OpenError> {
+        let (link, answer) = self.ask(&ask, None, key).await?;
+        if answer != Frame::Opened {
+            return Err(OpenError::Protocol("its first frame is neither opened nor refused".to_owned()));
+        }
+        let device = self.device.clone();
+        let opened_on = self.binding.clone();
+        let kept = keeper.map(|keeper| Kept { keeper, device: device.clone(), ask, opened_on });
+        Ok(channel::start(link, device, kept))
+    }
+
+    /// Goes on with a channel that was open on an earlier tunnel: the stream, and how much input the device
+    /// has.
+    pub(super) async fn resume(
+        &self,
+        ask: &OpenAsk,
+        opened_on: &Binding,
+        received: Received,
+        key: &PrivateKey,
+    ) -> Result<(Link, u64), OpenError> {
+        match self.ask(ask, Some(received), key).await? {
+            (link, Frame::Resumed { received, opened_on: said }) if said == *opened_on => {
+                Ok((link, received))
+            }
+            (_, Frame::Resumed { .. }) => Err(OpenError::Protocol(
+                "it does not know the tunnel that the channel was opened on".to_owned(),
+            )),
+            _ => Err(OpenError::Protocol("its first frame is neither resumed nor refused".to_owned())),
+        }
+    }
+
+    async fn ask(
+        &self,
+        ask: &OpenAsk,
+        resume: Option<Received>,
+        key: &PrivateKey,
+    ) -> Result<(Link, Frame), OpenError> {
         if self.is_closed() {
             return Err(Gone.into());
         }
@@ -250,28 +299,34 @@ impl Tunnel {
         }
         let room = self.channels.clone().try_acquire_owned().map_err(|_| OpenError::TooMany)?;
         let deadline = self.limits.open;
-        let opened = async {
-            let mut stream = self.send_open(ask, key).await?;
+        let answered = async {
+            self.controlled.cancelled().await;
+            let mut stream = self.send_open(ask, resume, key).await?;
             let mut input = BytesMut::new();
             match read_frame(&mut stream, &mut input).await? {
-                Frame::Opened => Ok((stream, input)),
                 Frame::Refused(refused) => Err(OpenError::Refused(refused)),
-                _ => Err(OpenError::Protocol("its first frame is neither opened nor refused".to_owned())),
+                frame => Ok((stream, input, frame)),
             }
         };
-        let (stream, input) = tokio::select! {
+        let (stream, input, answer) = tokio::select! {
             () = self.over.cancelled() => return Err(Gone.into()),
-            opened = tokio::time::timeout(deadline, opened) => {
-                opened.map_err(|_| OpenError::TimedOut(deadline))??
+            answered = tokio::time::timeout(deadline, answered) => {
+                answered.map_err(|_| OpenError::TimedOut(deadline))??
             }
         };
-        Ok(channel::start(stream, input, room, self.over.child_token(), self.limits, self.device.clone()))
+        Ok((Link { stream, input, room, lost: self.over.child_token(), limits: self.limits }, answer))
     }
 
-    async fn send_open(&self, ask: OpenAsk, key: &PrivateKey) -> Result<Stream, OpenError> {
+    async fn send_open(
+        &self,
+        ask: &OpenAsk,
+        resume: Option<Received>,
+        key: &PrivateKey,
+    ) -> Result<Stream, OpenError> {
         // Held from the counter to the last byte: yamux sends the streams' first frames in the order in
         // which they were written, and the device refuses a counter that does not grow.
         let mut counter = self.counter.lock().await;
+        let ask = ask.clone();
         let open = Open {
             v: 1,
             binding: self.binding.clone(),
@@ -282,6 +337,7 @@ impl Tunnel {
             certificate: ask.certificate,
             kind: ask.kind,
             env: ask.env,
+            resume,
         };
         let mut frame = BytesMut::new();
         Frame::Open(open.seal(key)?).encode(&mut frame)?;
@@ -290,6 +346,21 @@ impl Tunnel {
         stream.write_all(&frame).await.map_err(|_| Gone)?;
         stream.flush().await.map_err(|_| Gone)?;
         Ok(stream)
+    }
+
+    /// Ends what the device keeps for sessions that do not run here: this broker was started anew, or the
+    /// device was away when they ended.
+    async fn end_unknown(&self, kept: Vec<SessionId>) -> Result<(), Gone> {
+        for session in kept {
+            let live = self.sessions.get(&session);
+            if live.is_some_and(|live| live.device == self.device && !live.is_ended()) {
+                continue;
+            }
+            tracing::info!(device = %self.device, %session, "the device keeps a session that is over");
+            let reason = "it is over for the broker".to_owned();
+            self.send(ToDevice::EndSession { session, reason }).await?;
+        }
+        Ok(())
     }
 
     async fn stream(&self) -> Result<Stream, Gone> {
@@ -357,7 +428,10 @@ impl Tunnel {
                 writer.flush().await
             };
             match tokio::time::timeout(self.limits.control_write, written).await {
-                Ok(Ok(())) => out.clear(),
+                Ok(Ok(())) => {
+                    self.controlled.cancel();
+                    out.clear();
+                }
                 Ok(Err(error)) => return format!("the control stream failed: {error}"),
                 Err(_) => return "the device does not read its control stream".to_owned(),
             }
@@ -379,7 +453,12 @@ impl Tunnel {
                         FromDevice::BundleHeld { version } => {
                             tracing::info!(device = %self.device, version, "the device holds a trust bundle");
                         }
-                        FromDevice::Tock { .. } | FromDevice::Unknown => {}
+                        FromDevice::Tock { sessions, .. } => {
+                            if let Err(gone) = self.end_unknown(sessions).await {
+                                return gone.to_string();
+                            }
+                        }
+                        FromDevice::Unknown => {}
                     }
                     continue;
                 }

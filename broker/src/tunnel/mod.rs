@@ -4,6 +4,7 @@
 pub mod accept;
 mod channel;
 mod connection;
+mod kept;
 mod registry;
 mod server;
 #[cfg(test)]
@@ -11,5 +12,6 @@ mod tests;
 mod wire;
 
 pub use connection::{Gone, OpenAsk, OpenError, Tunnel};
+pub use kept::Keeper;
 pub use registry::Tunnels;
 pub use server::{Limits, TunnelServer};

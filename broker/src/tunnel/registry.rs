@@ -10,10 +10,15 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The living tunnels. Clones are the same registry.
 #[derive(Clone, Debug, Default)]
-pub struct Tunnels(Arc<Mutex<State>>);
+pub struct Tunnels {
+    state: Arc<Mutex<State>>,
+    /// A tunnel came.
+    came: Arc<watch::Sender<()>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -40,12 +45,26 @@ pub(super) struct Place {
 
 impl Tunnels {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The living tunnel of a device.
     pub fn get(&self, device: &DeviceId) -> Option<Arc<Tunnel>> {
         self.lock().alive.get(device).filter(|tunnel| !tunnel.is_closed()).cloned()
+    }
+
+    /// The living tunnel of a device, as soon as there is one.
+    pub async fn wait_for(&self, device: &DeviceId) -> Arc<Tunnel> {
+        let mut came = self.came.subscribe();
+        loop {
+            if let Some(tunnel) = self.get(device) {
+                return tunnel;
+            }
+            if came.changed().await.is_err() {
+                // The sender lives as long as this registry.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub fn is_online(&self, device: &DeviceId) -> bool {
@@ -94,6 +113,7 @@ impl Tunnels {
 impl Place {
     pub(super) fn fill(self, tunnel: Arc<Tunnel>) {
         self.tunnels.lock().alive.insert(self.device.clone(), tunnel);
+        self.tunnels.came.send_replace(());
     }
 }
 

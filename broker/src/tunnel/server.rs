@@ -9,6 +9,7 @@ use crate::device::{
     self, Admission, BundleMakeError, ChangeError, Changes, DeviceChanged, Trust, admission, current_bundle,
     store,
 };
+use crate::session::Sessions;
 use axum::extract::ws::WebSocket;
 use daypass_protocol::api::DeviceState;
 use daypass_protocol::ids::DeviceId;
@@ -135,6 +136,7 @@ pub struct TunnelServer {
     pub(super) limits: Limits,
     pub(super) hellos: Arc<Semaphore>,
     tunnels: Tunnels,
+    sessions: Sessions,
     changes: Changes,
     strangers: Mutex<Strangers>,
 }
@@ -150,7 +152,7 @@ struct Strangers {
 const STRANGERS_PER_MINUTE: u32 = 60;
 
 impl TunnelServer {
-    pub fn new(db: Db, clock: Clock, trust: Trust, limits: Limits) -> Arc<Self> {
+    pub fn new(db: Db, clock: Clock, trust: Trust, limits: Limits, sessions: Sessions) -> Arc<Self> {
         Arc::new(Self {
             db,
             clock,
@@ -158,6 +160,7 @@ impl TunnelServer {
             limits,
             hellos: Arc::new(Semaphore::new(limits.hellos)),
             tunnels: Tunnels::default(),
+            sessions,
             changes: Changes::default(),
             strangers: Mutex::new(Strangers { since: Instant::now(), entered: 0 }),
         })
@@ -371,7 +374,8 @@ impl TunnelServer {
             accepts_sessions: admitted.welcome.accepts_sessions,
             bundle_version: admitted.bundle_version,
         };
-        let (tunnel, life) = Tunnel::start(socket, established, self.limits, self.clock.clone());
+        let (tunnel, life) =
+            Tunnel::start(socket, established, self.limits, self.clock.clone(), self.sessions.clone());
         admitted.place.fill(tunnel.clone());
         tracing::info!(device = %id, %peer, group = tunnel.tls_group(), "a device is connected");
         let (why, ()) = tokio::join!(life, self.catch_up(&tunnel, admitted.state));

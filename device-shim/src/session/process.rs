@@ -69,18 +69,12 @@ pub enum Output {
 }
 
 impl Input {
-    /// Hands all of `bytes` on. Dropping an unfinished call loses what was not written.
-    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Hands on as much of `bytes` as is taken now. A call that is dropped has handed on nothing.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.write_all(bytes).await,
-            Self::Socket(socket, _) => socket.write_all(bytes).await,
-            Self::Terminal(terminal) => {
-                while !bytes.is_empty() {
-                    let n = terminal.write(bytes).await?;
-                    bytes = &bytes[n..];
-                }
-                Ok(())
-            }
+            Self::Pipe(pipe) => pipe.write(bytes).await,
+            Self::Socket(socket, _) => socket.write(bytes).await,
+            Self::Terminal(terminal) => terminal.write(bytes).await,
         }
     }
 }

@@ -1,50 +1,37 @@
 //! One channel: a stream of the tunnel, judged, joined to a process, and ended with everything it started.
-//!
-//! Two halves run at the same time and independently, or two full windows would stop each other: *inward*
-//! takes frames and hands their bytes to the process before it takes the next; *outward* reads a piece of
-//! output only when the piece before it was taken by the stream. So memory is bounded by one frame each way
-//! beside yamux's window, and whoever does not read slows its own sender.
+//! [`super::flow`] carries the bytes.
 
+use super::flow::{Flow, Link};
 use super::forward;
-use super::frames::{FrameReader, FrameWriter};
+use super::frames::FrameWriter;
 use super::permit::{Permit, Refusal, passed_env};
-use super::{End, Tunnel};
+use super::{Admitted, End, Place, Tunnel};
 use crate::journal::{Entry, spell};
 use crate::note;
 use crate::session::account::Account;
-use crate::session::process::{Input, Output, Process, Reports, start};
+use crate::session::process::{Process, start};
 use crate::session::{Order, Report, Tell, sftp};
-use bytes::Bytes;
-use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, MAX_DATA, Stream};
+use daypass_protocol::tunnel::frame::{CloseCode, Frame};
 use daypass_protocol::tunnel::open::{Octets, OpenKind, RefusedCode};
 use std::ffi::OsStr;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 /// How long the `open` frame may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last frame may take to a peer that does not read.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Unacknowledged bytes that make an ack due at once, and how long fewer may wait; both within what
-/// `TUNNEL.md` section 7.2 asks.
-const ACK_BYTES: u64 = 32 * 1024;
-const ACK_DELAY: Duration = Duration::from_millis(200);
-/// Bytes read from a process at once. With what SSH puts around it, one such piece fits into one packet of
-/// 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
-const READ: usize = MAX_DATA - 256;
 /// Longest sleep of the timer at the end of the window: the counter it is compared with also counts while
 /// the device sleeps, tokio's does not.
 const MAX_NAP: Duration = Duration::from_secs(5);
 
 /// Why a channel stopped.
 #[derive(Debug)]
-enum Stop {
-    /// The process ended and everything was sent.
+pub enum Stop {
+    /// The process ended and everything was sent, a close too.
     Finished(String),
     /// The broker closed the channel.
     Closed,
@@ -58,8 +45,8 @@ enum Stop {
 impl Stop {
     fn close_code(&self) -> Option<CloseCode> {
         match self {
-            Self::Finished(_) | Self::Closed => Some(CloseCode::Done),
-            Self::StreamGone(_) | Self::End(End::TunnelLost) => None,
+            Self::Closed => Some(CloseCode::Done),
+            Self::Finished(_) | Self::StreamGone(_) => None,
             Self::Protocol(_) => Some(CloseCode::Protocol),
             Self::Failed(_) => Some(CloseCode::Failed),
             Self::End(End::Expired) => Some(CloseCode::Expired),
@@ -82,7 +69,8 @@ impl Stop {
 }
 
 /// Serves one stream of the tunnel from its `open` to the end of its last process.
-pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>) {
+/// `lost` ends with the tunnel.
+pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>, lost: watch::Receiver<()>) {
     let (mut reader, mut writer) = super::frames::split(stream);
     let signed = match timeout(OPEN_TIMEOUT, reader.next()).await {
         Ok(Ok(Some(Frame::Open(signed)))) => signed,
@@ -92,7 +80,13 @@ pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>) {
         Err(_) => return note!("a channel without an open frame within {} s", OPEN_TIMEOUT.as_secs()),
     };
     let (permit, mut place) = match tunnel.admit(&signed) {
-        Ok(admitted) => admitted,
+        Ok(Admitted::First(permit, place)) => (permit, place),
+        Ok(Admitted::Again(links, received)) => {
+            let link = Link { reader, writer, tunnel: lost, resumed: Some(received) };
+            // A channel that ends in this moment drops the stream, which says enough.
+            let _ = links.try_send(link);
+            return;
+        }
         Err(refusal) => return refuse(&mut writer, &refusal).await,
     };
     match begin(&permit, &tunnel).await {
@@ -105,7 +99,8 @@ pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>) {
                 permit.login(),
                 permit.person()
             );
-            run(process, &permit, reader, writer, &tunnel, &mut place.end).await;
+            let link = Link { reader, writer, tunnel: lost, resumed: None };
+            run(process, &permit, link, &tunnel, &mut place).await;
         }
         Err(refusal) => refuse(&mut writer, &refusal).await,
     }
@@ -229,29 +224,13 @@ fn order(permit: &Permit, account: Account, sftp_server: Option<PathBuf>) -> Ord
     }
 }
 
-/// What the two halves of a channel tell each other.
-struct Counts {
-    /// Bytes of standard input that the process has taken.
-    taken: watch::Sender<u64>,
-    /// Bytes of output and of standard error that were sent.
-    sent: [AtomicU64; 2],
-}
-
-async fn run(
-    process: Process,
-    permit: &Permit,
-    reader: FrameReader,
-    mut writer: FrameWriter,
-    tunnel: &Tunnel,
-    end: &mut watch::Receiver<Option<End>>,
-) {
-    let Process { input, output, error, terminal, mut teller, mut reports } = process;
-    let counts = Counts { taken: watch::Sender::new(0), sent: [AtomicU64::new(0), AtomicU64::new(0)] };
+async fn run(process: Process, permit: &Permit, link: Link, tunnel: &Tunnel, place: &mut Place) {
+    let Process { input, output, error, terminal, mut teller, reports } = process;
+    let mut flow = Flow::new(permit.binding().clone(), input, output, error, terminal, reports);
+    let mut link = Some(link);
     let (tell, mut told) = mpsc::channel::<Tell>(4);
     let stop = {
-        let outputs = Outputs { output, error };
-        let outward = outward(outputs, &mut writer, &mut reports, &counts);
-        let inward = inward(reader, input, terminal.as_deref(), &tell, &counts);
+        let carrying = flow.carry(&mut link, &mut place.links, &tell, tunnel.device.config.resume_grace);
         let telling = async {
             while let Some(what) = told.recv().await {
                 teller.tell(&what).await;
@@ -262,22 +241,23 @@ async fn run(
         tokio::select! {
             // An end that is due goes before bytes that could still flow.
             biased;
-            end = ended(end) => Stop::End(end),
+            end = ended(&mut place.end) => Stop::End(end),
             () = expiry => Stop::End(End::Expired),
             stop = telling => stop,
-            stop = outward => stop,
-            stop = inward => stop,
+            stop = carrying => stop,
         }
-        // Here both halves are dropped: the input is closed, and nothing more is read or written.
+        // Here nothing more is read or written.
     };
-    drop(terminal);
+    // From here on there is nothing to go on with.
+    place.links.close();
+    let mut reports = flow.into_reports();
     if !matches!(stop, Stop::Finished(_)) {
         teller.tell(&Tell::End).await;
     }
-    if let Some(code) = stop.close_code() {
+    if let (Some(code), Some(link)) = (stop.close_code(), &mut link) {
         let farewell = async {
-            writer.send(&Frame::Close { code, message: stop.words() }).await?;
-            writer.close().await
+            link.writer.send(&Frame::Close { code, message: stop.words() }).await?;
+            link.writer.close().await
         };
         if !matches!(timeout(CLOSE_TIMEOUT, farewell).await, Ok(Ok(()))) {
             note!("{} channel {}: the broker did not take its close", permit.session(), permit.channel());
@@ -292,8 +272,8 @@ async fn run(
 
 async fn ended(end: &mut watch::Receiver<Option<End>>) -> End {
     match end.wait_for(Option::is_some).await {
-        Ok(end) => end.clone().unwrap_or(End::TunnelLost),
-        Err(_) => End::TunnelLost,
+        Ok(end) => end.clone().unwrap_or(End::Stopping),
+        Err(_) => End::Stopping,
     }
 }
 
@@ -305,169 +285,5 @@ async fn expiry(permit: &Permit, tunnel: &Tunnel) {
             return;
         }
         sleep(left.min(MAX_NAP)).await;
-    }
-}
-
-struct Outputs {
-    output: Output,
-    error: Option<Output>,
-}
-
-/// Output, acks, and how the process ended.
-async fn outward(outputs: Outputs, writer: &mut FrameWriter, reports: &mut Reports, counts: &Counts) -> Stop {
-    match outward_fallible(outputs, writer, reports, counts).await {
-        Ok(stop) => stop,
-        Err(error) => Stop::StreamGone(error.to_string()),
-    }
-}
-
-async fn outward_fallible(
-    outputs: Outputs,
-    writer: &mut FrameWriter,
-    reports: &mut Reports,
-    counts: &Counts,
-) -> io::Result<Stop> {
-    let Outputs { mut output, mut error } = outputs;
-    let mut taken = counts.taken.subscribe();
-    let (mut acked, mut ack_due) = (0, None);
-    let (mut output_open, mut exit) = (true, None);
-    let mut out_buffer = vec![0; READ];
-    let mut err_buffer = vec![0; if error.is_some() { READ } else { 0 }];
-    writer.send(&Frame::Opened).await?;
-    while output_open || error.is_some() || exit.is_none() {
-        tokio::select! {
-            read = output.read(&mut out_buffer), if output_open => {
-                output_open = forward(read, &out_buffer, Stream::Data, writer, counts).await?;
-            }
-            read = read_error(&mut error, &mut err_buffer), if error.is_some() => {
-                if !forward(read, &err_buffer, Stream::Stderr, writer, counts).await? {
-                    error = None;
-                }
-            }
-            changed = taken.changed() => {
-                if changed.is_ok() && *taken.borrow_and_update() - acked < ACK_BYTES {
-                    ack_due.get_or_insert_with(|| Instant::now() + ACK_DELAY);
-                } else {
-                    ack_due = Some(Instant::now());
-                }
-            }
-            () = sleep_until(ack_due.unwrap_or_else(Instant::now)), if ack_due.is_some() => {
-                acked = *taken.borrow();
-                ack_due = None;
-                writer.send(&Frame::Ack { stream: Stream::Data, offset: acked }).await?;
-            }
-            report = reports.next(), if exit.is_none() => match report {
-                Report::Exited(status) => exit = Some(Exit::Status(u32::try_from(status).unwrap_or(255))),
-                Report::Signalled { name, core } => exit = Some(Exit::Signal { name, core_dumped: core }),
-                Report::Gone => return Ok(Stop::Failed("the process's monitor was killed".to_owned())),
-                Report::Started | Report::Failed(_) => {}
-            }
-        }
-    }
-    let Some(exit) = exit else { return Ok(Stop::Failed("the process ended in silence".to_owned())) };
-    let words = match &exit {
-        Exit::Status(status) => format!("exit status {status}"),
-        Exit::Signal { name, .. } => format!("ended by signal {name}"),
-    };
-    writer.send(&Frame::Exit(exit)).await?;
-    Ok(Stop::Finished(words))
-}
-
-async fn read_error(error: &mut Option<Output>, buffer: &mut [u8]) -> io::Result<usize> {
-    match error {
-        Some(error) => error.read(buffer).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Sends what was read, or the end of its stream: then `false`.
-async fn forward(
-    read: io::Result<usize>,
-    buffer: &[u8],
-    stream: Stream,
-    writer: &mut FrameWriter,
-    counts: &Counts,
-) -> io::Result<bool> {
-    let sent = &counts.sent[usize::from(stream == Stream::Stderr)];
-    let offset = sent.load(Ordering::Relaxed);
-    let n = read.unwrap_or_else(|error| {
-        note!("output of a process cannot be read: {error}");
-        0
-    });
-    if n == 0 {
-        writer.send(&Frame::Eof { stream, offset }).await?;
-        return Ok(false);
-    }
-    // Counted first: an ack may come back before this call returns.
-    sent.store(offset + n as u64, Ordering::Relaxed);
-    writer.send(&Frame::Data { stream, offset, bytes: Bytes::copy_from_slice(&buffer[..n]) }).await?;
-    Ok(true)
-}
-
-/// Input, and what the broker says about the channel.
-async fn inward(
-    mut reader: FrameReader,
-    input: Input,
-    terminal: Option<&crate::session::terminal::Terminal>,
-    tell: &mpsc::Sender<Tell>,
-    counts: &Counts,
-) -> Stop {
-    let mut input = Some(input);
-    let (mut received, mut ended) = (0u64, false);
-    let mut acked = [0u64; 2];
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Stop::StreamGone("without a close".to_owned()),
-            Err(super::frames::ReadError::Io(error)) => return Stop::StreamGone(error.to_string()),
-            Err(super::frames::ReadError::Frame(error)) => return Stop::Protocol(error.to_string()),
-        };
-        match frame {
-            Frame::Data { stream: Stream::Data, offset, bytes } if offset == received && !ended => {
-                received += bytes.len() as u64;
-                // A process that closed its input, or ended, takes nothing more; that is no error, as for
-                // any pipe, and what is thrown away is still acknowledged.
-                if let Some(open) = &mut input
-                    && open.write_all(&bytes).await.is_err()
-                {
-                    input = None;
-                }
-                counts.taken.send_replace(received);
-            }
-            Frame::Eof { stream: Stream::Data, offset } if offset == received && !ended => {
-                ended = true;
-                // A terminal has no end of input; only its user can type one.
-                if !matches!(input, Some(Input::Terminal(_))) {
-                    input = None;
-                }
-            }
-            Frame::Ack { stream, offset } => {
-                let at = usize::from(stream == Stream::Stderr);
-                if offset < acked[at] || offset > counts.sent[at].load(Ordering::Relaxed) {
-                    return Stop::Protocol(format!("an ack of {offset} bytes"));
-                }
-                acked[at] = offset;
-            }
-            Frame::Resize(size) => match terminal {
-                Some(terminal) => {
-                    if let Err(error) = terminal.resize(size) {
-                        note!("a terminal does not take its size: {error}");
-                    }
-                }
-                None => return Stop::Protocol("a resize without a terminal".to_owned()),
-            },
-            Frame::Signal(name) => {
-                if tell.send(Tell::Signal(name)).await.is_err() {
-                    return Stop::Failed("the process's monitor is gone".to_owned());
-                }
-            }
-            Frame::Close { .. } => return Stop::Closed,
-            Frame::Data { offset, .. } | Frame::Eof { offset, .. } => {
-                return Stop::Protocol(format!("input at offset {offset}, and {received} were received"));
-            }
-            Frame::Open(_) | Frame::Opened | Frame::Refused(_) | Frame::Exit(_) => {
-                return Stop::Protocol("a frame that does not belong here".to_owned());
-            }
-        }
     }
 }

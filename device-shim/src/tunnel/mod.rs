@@ -1,11 +1,11 @@
 //! The tunnel: yamux over the WebSocket, the control stream, and a task for each channel.
 //!
-//! One task polls the yamux connection all the time; everybody else only touches streams. When the tunnel
-//! ends, for whatever reason, every channel ends with it, and the next tunnel starts only when their
-//! processes are gone.
+//! One task polls the yamux connection all the time; everybody else only touches streams. When the
+//! connection is lost, its channels are kept for a while: the next one may go on with them.
 
 pub mod channel;
 pub mod control;
+pub mod flow;
 pub mod forward;
 pub mod frames;
 pub mod permit;
@@ -20,7 +20,9 @@ use daypass_protocol::ids::SessionId;
 use daypass_protocol::signed::{Purpose, SignatureError, SignedText};
 use daypass_protocol::tunnel::control::FromDevice;
 use daypass_protocol::tunnel::hello::{Binding, Conversation, Hello, Welcome};
+use daypass_protocol::tunnel::open::{Received, RefusedCode};
 use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
+use flow::Link as ChannelLink;
 use futures_util::StreamExt as _;
 use permit::{Facts, Gate, Permit, Refusal};
 use socket::{HalfOpen, Socket};
@@ -72,7 +74,6 @@ pub enum End {
     Ended(String),
     Revoked,
     Suspended(String),
-    TunnelLost,
     Stopping,
 }
 
@@ -83,7 +84,6 @@ impl End {
             Self::Ended(reason) => format!("the session was ended: {reason}"),
             Self::Revoked => "the session was revoked".to_owned(),
             Self::Suspended(reason) => format!("the device was suspended: {reason}"),
-            Self::TunnelLost => "the connection to the broker was lost".to_owned(),
             Self::Stopping => "the device's shim is stopping".to_owned(),
         }
     }
@@ -91,17 +91,35 @@ impl End {
 
 struct Running {
     session: SessionId,
+    channel: u32,
     serial: u64,
     end: watch::Sender<Option<End>>,
+    /// Where it takes a stream of the next tunnel.
+    links: mpsc::Sender<ChannelLink>,
+}
+
+/// What belongs to the present connection alone.
+struct Up {
+    binding: Binding,
+    gate: Gate,
+    reports: mpsc::Sender<FromDevice>,
+    /// Ended sessions whose last process is awaited, to report it.
+    awaited: Vec<SessionId>,
 }
 
 #[derive(Default)]
 struct Table {
-    gate: Gate,
+    up: Option<Up>,
     running: HashMap<u64, Running>,
     next: u64,
-    /// Ended sessions whose last process is awaited, to report it.
-    awaited: Vec<SessionId>,
+}
+
+/// What an `open` that was judged is good for.
+#[derive(Debug)]
+pub enum Admitted {
+    First(Permit, Place),
+    /// A channel that is running: here it takes the stream, and this much of its output is known.
+    Again(mpsc::Sender<ChannelLink>, Received),
 }
 
 /// A channel's place in its tunnel's table, given up when the channel is over however it ends.
@@ -111,6 +129,8 @@ pub struct Place {
     id: u64,
     /// Turns to `Some` when the channel has to end.
     end: watch::Receiver<Option<End>>,
+    /// Streams of later tunnels.
+    links: mpsc::Receiver<ChannelLink>,
 }
 
 impl Drop for Place {
@@ -119,14 +139,12 @@ impl Drop for Place {
     }
 }
 
-/// One tunnel, shared by its tasks.
+/// The tunnel that the device has now, and the channels, which may outlive it.
 pub struct Tunnel {
     pub device: Arc<Device>,
-    binding: Binding,
     table: Mutex<Table>,
     /// How many channels run.
     count: watch::Sender<usize>,
-    reports: mpsc::Sender<FromDevice>,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -136,47 +154,74 @@ impl std::fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
+    pub fn new(device: Arc<Device>) -> Arc<Self> {
+        Arc::new(Self { device, table: Mutex::default(), count: watch::Sender::new(0) })
+    }
+
+    /// Whether channels run.
+    pub fn is_busy(&self) -> bool {
+        *self.count.borrow() > 0
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Judges an `open` and enters the channel in the table, in one step: a session that is ended in
     /// between cannot slip through.
-    pub fn admit(self: &Arc<Self>, signed: &SignedText) -> Result<(Permit, Place), Refusal> {
+    pub fn admit(self: &Arc<Self>, signed: &SignedText) -> Result<Admitted, Refusal> {
         let device = &self.device;
         let trust = device.trust();
         let mut table = self.table();
+        let Table { up, running, next } = &mut *table;
+        let Some(up) = up else { return Err(Refusal::new(RefusedCode::Gone, "no tunnel", "no tunnel")) };
         let facts = Facts {
             own: &device.identity.device,
             trust: &trust,
             clock: &device.clock,
-            binding: &self.binding,
+            binding: &up.binding,
             logins: &device.config.logins,
             forward: &device.config.forward,
             remote_access: device.config.remote_access,
-            open_channels: table.running.len(),
+            open_channels: running.len(),
             max_channels: device.config.max_channels,
         };
-        let permit = permit::judge(signed, &facts, &mut table.gate)?;
+        let permit = permit::judge(signed, &facts, &mut up.gate)?;
+        if let Some(received) = permit.resume() {
+            let kept = running.values().find(|running| {
+                running.session == *permit.session()
+                    && running.channel == permit.channel()
+                    && running.serial == permit.serial()
+                    && running.end.borrow().is_none()
+                    && !running.links.is_closed()
+            });
+            let message = "the device does not have this channel any more";
+            let gone = || Refusal::new(RefusedCode::Gone, message, message);
+            return kept.map(|kept| Admitted::Again(kept.links.clone(), received)).ok_or_else(gone);
+        }
         let (end, ended) = watch::channel(None);
-        let id = table.next;
-        table.next += 1;
-        table.running.insert(id, Running { session: permit.session().clone(), serial: permit.serial(), end });
-        self.count.send_replace(table.running.len());
-        Ok((permit, Place { tunnel: Arc::clone(self), id, end: ended }))
+        let (links, linked) = mpsc::channel(1);
+        let id = *next;
+        *next += 1;
+        let (session, channel) = (permit.session().clone(), permit.channel());
+        running.insert(id, Running { session, channel, serial: permit.serial(), end, links });
+        self.count.send_replace(running.len());
+        Ok(Admitted::First(permit, Place { tunnel: Arc::clone(self), id, end: ended, links: linked }))
     }
 
     /// A channel's last process is gone.
     fn leave(&self, id: u64) {
         let mut table = self.table();
-        let Some(left) = table.running.remove(&id) else { return };
-        self.count.send_replace(table.running.len());
-        if table.running.values().all(|other| other.session != left.session)
-            && let Some(at) = table.awaited.iter().position(|session| *session == left.session)
+        let Table { up, running, .. } = &mut *table;
+        let Some(left) = running.remove(&id) else { return };
+        self.count.send_replace(running.len());
+        if let Some(up) = up
+            && running.values().all(|other| other.session != left.session)
+            && let Some(at) = up.awaited.iter().position(|session| *session == left.session)
         {
-            table.awaited.swap_remove(at);
+            up.awaited.swap_remove(at);
             // There is room for one for each channel; a control stream that ended needs none.
-            let _ = self.reports.try_send(FromDevice::SessionGone { session: left.session });
+            let _ = up.reports.try_send(FromDevice::SessionGone { session: left.session });
         }
     }
 
@@ -193,7 +238,7 @@ impl Tunnel {
         }
     }
 
-    fn end_all(&self, why: &End) {
+    pub fn end_all(&self, why: &End) {
         self.end(why, |_, _| true);
     }
 
@@ -201,25 +246,32 @@ impl Tunnel {
     fn end_session(&self, session: &SessionId, reason: &str) -> bool {
         {
             let mut table = self.table();
-            table.gate.end(session);
-            if table.running.values().all(|running| running.session != *session) {
+            let Table { up: Some(up), running, .. } = &mut *table else { return false };
+            up.gate.end(session);
+            if running.values().all(|running| running.session != *session) {
                 return true;
             }
-            if !table.awaited.contains(session) {
-                table.awaited.push(session.clone());
+            if !up.awaited.contains(session) {
+                up.awaited.push(session.clone());
             }
         }
         self.end(&End::Ended(reason.to_owned()), |running, _| running == session);
         false
     }
 
+    fn close(&self, reason: Option<String>) {
+        if let Some(up) = &mut self.table().up {
+            up.gate.closed = reason;
+        }
+    }
+
     fn suspend(&self, reason: &str) {
-        self.table().gate.closed = Some(reason.to_owned());
+        self.close(Some(reason.to_owned()));
         self.end_all(&End::Suspended(reason.to_owned()));
     }
 
     fn resume(&self) {
-        self.table().gate.closed = None;
+        self.close(None);
     }
 
     fn end_revoked(&self) {
@@ -228,14 +280,16 @@ impl Tunnel {
         self.end(&End::Revoked, |_, serial| revoked.contains(&serial));
     }
 
-    fn sessions(&self) -> u32 {
-        let table = self.table();
-        let distinct: std::collections::HashSet<_> =
-            table.running.values().map(|running| &running.session).collect();
-        u32::try_from(distinct.len()).unwrap_or(u32::MAX)
+    /// The sessions of which processes run, or are kept.
+    fn sessions(&self) -> Vec<SessionId> {
+        let mut sessions: Vec<_> =
+            self.table().running.values().map(|running| running.session.clone()).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
     }
 
-    async fn until_empty(&self) {
+    pub async fn until_empty(&self) {
         // The sender lives in `self`, so this cannot fail.
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
@@ -244,19 +298,20 @@ impl Tunnel {
 /// Connects, says hello, and serves until the tunnel ends. `joined` is called once the broker has welcomed
 /// the device.
 pub async fn serve(
-    device: &Arc<Device>,
+    tunnel: &Arc<Tunnel>,
     keepalive: Duration,
     stopping: &watch::Receiver<bool>,
     joined: impl FnOnce(),
 ) -> Result<Over, TunnelError> {
     let mut stop = stopping.clone();
+    let device = &tunnel.device;
     let (link, binding, welcome) = tokio::select! {
         joined = join(device) => joined?,
         _ = stop.wait_for(|stop| *stop) => return Ok(Over::Stopping),
     };
     note!("connected to {} as {} ({})", device.identity.broker_url, device.identity.device, link.tls_group);
     joined();
-    carry(device, link, binding, &welcome, keepalive, stopping).await
+    carry(tunnel, link, binding, &welcome, keepalive, stopping).await
 }
 
 async fn join(device: &Device) -> Result<(Link, Binding, Welcome), TunnelError> {
@@ -299,30 +354,27 @@ fn yamux_config() -> yamux::Config {
 }
 
 async fn carry(
-    device: &Arc<Device>,
+    tunnel: &Arc<Tunnel>,
     link: Link,
     binding: Binding,
     welcome: &Welcome,
     keepalive: Duration,
     stopping: &watch::Receiver<bool>,
 ) -> Result<Over, TunnelError> {
-    let (sink, stream) = Socket::new(link.socket, keepalive).split();
+    let (sink, stream) = Socket::new(link.socket, keepalive, tunnel.count.subscribe()).split();
     let io = tokio::io::join(StreamReader::new(stream), SinkWriter::new(CopyToBytes::new(sink)));
     let mut connection = yamux::Connection::new(io.compat(), yamux_config(), yamux::Mode::Server);
 
     let (reports, reported) = mpsc::channel(2 * MAX_STREAMS);
-    let tunnel = Arc::new(Tunnel {
-        device: Arc::clone(device),
-        binding,
-        table: Mutex::default(),
-        count: watch::Sender::new(0),
-        reports,
-    });
+    // What was ended or counted on the connection before means nothing on this one.
+    tunnel.table().up = Some(Up { binding, gate: Gate::default(), reports, awaited: Vec::new() });
     if !welcome.accepts_sessions {
         tunnel.suspend("by its operator");
     }
+    tunnel.end_revoked();
 
-    let mut channels = JoinSet::new();
+    // Dropped with the connection; that tells the channels.
+    let (life, lost) = watch::channel(());
     let mut control = JoinSet::new();
     let mut reported = Some(reported);
     let mut stop = stopping.clone();
@@ -331,10 +383,10 @@ async fn carry(
             inbound = poll_fn(|cx| connection.poll_next_inbound(cx)) => match inbound {
                 Some(Ok(stream)) => match reported.take() {
                     Some(reported) => {
-                        control.spawn(control::serve(stream, Arc::clone(&tunnel), reported));
+                        control.spawn(control::serve(stream, Arc::clone(tunnel), reported));
                     }
                     None => {
-                        channels.spawn(channel::serve(stream, Arc::clone(&tunnel)));
+                        tokio::spawn(channel::serve(stream, Arc::clone(tunnel), lost.clone()));
                     }
                 },
                 Some(Err(error)) => {
@@ -354,7 +406,6 @@ async fn carry(
                     break Err(TunnelError::Lost { why: error.to_string(), half_open: false });
                 }
             },
-            Some(_) = channels.join_next() => {}
             _ = stop.wait_for(|stop| *stop) => {
                 tunnel.end_all(&End::Stopping);
                 break Ok(Over::Stopping);
@@ -376,8 +427,10 @@ async fn carry(
         }
     }
     drop(connection);
-    tunnel.end_all(&End::TunnelLost);
-    while channels.join_next().await.is_some() {}
+    drop(life);
+    if outcome.is_ok() || tunnel.device.config.resume_grace.is_zero() {
+        tunnel.until_empty().await;
+    }
     outcome
 }
 

@@ -13,7 +13,7 @@ use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::{
-    MAX_ENV, MAX_ENV_VALUE, Open, OpenKind, Refused, RefusedCode, UnverifiedClaim, env_is_allowed,
+    MAX_ENV, MAX_ENV_VALUE, Open, OpenKind, Received, Refused, RefusedCode, UnverifiedClaim, env_is_allowed,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -90,6 +90,14 @@ impl Permit {
     }
     pub fn env(&self) -> &[(String, String)] {
         &self.open.env
+    }
+    /// Of the tunnel that it was asked on.
+    pub fn binding(&self) -> &Binding {
+        &self.open.binding
+    }
+    /// Present when it is leave to go on with a channel, not to start one.
+    pub fn resume(&self) -> Option<Received> {
+        self.open.resume
     }
     pub fn person(&self) -> &str {
         &self.verified.key_id().person
@@ -189,7 +197,8 @@ pub fn judge(signed: &SignedText, facts: &Facts<'_>, gate: &mut Gate) -> Result<
         let message = format!("login {} is not served on this device", open.login);
         return Err(Refusal::new(RefusedCode::UnknownLogin, message.clone(), message));
     };
-    if facts.open_channels >= facts.max_channels {
+    // One that goes on has its place already.
+    if facts.open_channels >= facts.max_channels && open.resume.is_none() {
         let message = format!("all {} channels of this device are in use", facts.max_channels);
         return Err(Refusal::new(RefusedCode::Busy, message.clone(), message));
     }

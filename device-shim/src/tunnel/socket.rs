@@ -10,12 +10,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 /// How long after a ping anything at all must have come.
 const PONG_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest keepalive while channels run: somebody waits in front of each.
+const BUSY_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// What the error of a link that was silent says; the keepalive learns from it.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,8 @@ pub struct HalfOpen;
 pub struct Socket<S> {
     ws: WebSocketStream<S>,
     keepalive: Duration,
+    /// How many channels run.
+    busy: watch::Receiver<usize>,
     heard: Instant,
     pinged: bool,
     timer: Pin<Box<Sleep>>,
@@ -38,14 +43,21 @@ impl<S> std::fmt::Debug for Socket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub fn new(ws: WebSocketStream<S>, keepalive: Duration) -> Self {
-        Self { ws, keepalive, heard: Instant::now(), pinged: false, timer: Box::pin(sleep(keepalive)) }
+    pub fn new(ws: WebSocketStream<S>, keepalive: Duration, busy: watch::Receiver<usize>) -> Self {
+        let timer = Box::pin(sleep(keepalive));
+        Self { ws, keepalive, busy, heard: Instant::now(), pinged: false, timer }
+    }
+
+    /// When silence has lasted long enough to ask.
+    fn silent_until(&self) -> Instant {
+        let busy = *self.busy.borrow() > 0;
+        self.heard + if busy { self.keepalive.min(BUSY_KEEPALIVE) } else { self.keepalive }
     }
 
     /// Pings when it is time to; an error when the last ping went unanswered.
     fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            let silent_until = self.heard + self.keepalive;
+            let silent_until = self.silent_until();
             if silent_until > Instant::now() {
                 self.pinged = false;
                 self.timer.as_mut().reset(silent_until);
@@ -116,6 +128,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Bytes> for Socket<S> {
     }
 
     fn start_send(mut self: Pin<&mut Self>, bytes: Bytes) -> io::Result<()> {
+        // A channel that opens says so: from here on silence counts sooner.
+        let silent_until = self.silent_until();
+        if !self.pinged && self.timer.deadline() > silent_until {
+            self.timer.as_mut().reset(silent_until);
+        }
         self.ws.start_send_unpin(Message::Binary(bytes)).map_err(io_error)
     }
 

@@ -20,7 +20,7 @@ use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, Stream};
 use daypass_protocol::tunnel::hello::{
     Answer, Binding, Challenge, Conversation, Hello, Nonce, Welcome, decode_nonce, encode_nonce,
 };
-use daypass_protocol::tunnel::open::{Octets, Open, OpenKind, Pty, Refused, WindowSize};
+use daypass_protocol::tunnel::open::{Octets, Open, OpenKind, Pty, Received, Refused, WindowSize};
 use daypass_protocol::tunnel::{ENROL_PATH, EXPORTER_LABEL, NONCE_HEADER};
 use daypass_shim::state::{Identity, StateDir, TrustRecord};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -172,6 +172,7 @@ pub fn open_body(binding: &Binding, counter: u64, certificate: String, kind: Ope
         certificate,
         kind,
         env: vec![],
+        resume: None,
     }
 }
 
@@ -385,6 +386,15 @@ impl Joined {
         self.open_signed(body.seal(&key(SESSION)).unwrap()).await
     }
 
+    /// Asks to go on with channel 0, and gives the device's answer.
+    pub async fn resume(&mut self, cert: &Cert, kind: OpenKind, said: &Said) -> (Channel, Option<Frame>) {
+        let mut body = self.body(cert, kind);
+        body.resume = Some(Received { data: said.out.len() as u64, stderr: said.err.len() as u64 });
+        let mut channel = self.open_body(&body).await;
+        let answer = channel.next().await;
+        (channel, answer)
+    }
+
     /// Opens a channel that has to open.
     pub async fn open(&mut self, kind: OpenKind) -> Channel {
         self.open_with(&Cert::default(), kind).await
@@ -438,6 +448,14 @@ impl Channel {
         frame.encode(&mut wire).unwrap();
         self.stream.write_all(&wire).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    async fn try_send(&mut self, frame: Frame) {
+        let mut wire = BytesMut::new();
+        frame.encode(&mut wire).unwrap();
+        if self.stream.write_all(&wire).await.is_ok() {
+            let _ = self.stream.flush().await;
+        }
     }
 
     pub async fn data(&mut self, bytes: &[u8]) {
@@ -498,6 +516,8 @@ impl Channel {
                 let to = if stream == Stream::Data { &mut said.out } else { &mut said.err };
                 assert_eq!(offset, to.len() as u64, "offsets count every byte");
                 to.extend_from_slice(&bytes);
+                // A device that has said all does not listen any more.
+                self.try_send(Frame::Ack { stream, offset: to.len() as u64 }).await;
             }
             Frame::Eof { stream, offset } => {
                 let of = if stream == Stream::Data { &said.out } else { &said.err };
@@ -508,7 +528,10 @@ impl Channel {
                 said.acked = offset;
             }
             Frame::Exit(exit) => said.exit = Some(exit),
-            Frame::Close { code, message } => said.close = Some((code, message)),
+            Frame::Close { code, message } => {
+                self.try_send(Frame::Close { code: CloseCode::Done, message: String::new() }).await;
+                said.close = Some((code, message));
+            }
             other => panic!("{other:?} from a device"),
         }
         true

@@ -36,8 +36,9 @@ pub enum ToDevice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromDevice {
-    /// Answer to a tick.
-    Tock { sessions: u32, uptime_s: u64 },
+    /// Answer to a tick, with the sessions of which the device keeps processes. The broker ends those that
+    /// it does not know.
+    Tock { sessions: Vec<SessionId>, uptime_s: u64 },
     /// This version of the trust bundle is now believed.
     BundleHeld { version: u64 },
     /// A session's last process is gone.

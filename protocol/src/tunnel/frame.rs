@@ -1,5 +1,6 @@
 //! Frames of a channel stream: `uint32` length, `byte` type, payload. `TUNNEL.md` section 7.
 
+use super::hello::Binding;
 use super::open::{Refused, WindowSize};
 use crate::signed::SignedText;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -52,6 +53,13 @@ pub enum CloseCode {
 pub enum Frame {
     Open(SignedText),
     Opened,
+    /// A channel goes on.
+    Resumed {
+        /// Bytes of its input that were received before.
+        received: u64,
+        /// Of the tunnel on which it was opened: known to the two that were there, and to no clone.
+        opened_on: Binding,
+    },
     Refused(Refused),
     /// `offset` counts the bytes of this stream before this frame.
     Data {
@@ -100,6 +108,7 @@ const RESIZE: u8 = 8;
 const SIGNAL: u8 = 9;
 const EXIT: u8 = 10;
 const CLOSE: u8 = 11;
+const RESUMED: u8 = 12;
 
 impl CloseCode {
     const ALL: [Self; 6] =
@@ -140,6 +149,11 @@ impl Frame {
         match self {
             Self::Open(signed) => put_json(out, OPEN, signed, "open")?,
             Self::Opened => out.put_u8(OPENED),
+            Self::Resumed { received, opened_on } => {
+                out.put_u8(RESUMED);
+                out.put_u64(*received);
+                out.extend_from_slice(opened_on.as_str().as_bytes());
+            }
             Self::Refused(refused) => put_json(out, REFUSED, refused, "refused")?,
             Self::Data { stream, offset, bytes } => {
                 out.put_u8(match stream {
@@ -269,6 +283,11 @@ impl Frame {
                 let message = std::str::from_utf8(&body).map_err(|_| FrameError::Malformed("close"))?;
                 Self::Close { code, message: message.to_owned() }
             }
+            RESUMED => {
+                let received = body.try_get_u64().map_err(|_| FrameError::Malformed("resumed"))?;
+                let opened_on = Binding::read(&body).ok_or(FrameError::Malformed("resumed"))?;
+                Self::Resumed { received, opened_on }
+            }
             unknown => return Err(FrameError::UnknownType(unknown)),
         })
     }
@@ -324,6 +343,7 @@ fn signal_name(body: &[u8], frame: &'static str) -> Result<String, FrameError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hello::Conversation;
     use super::super::open::RefusedCode;
     use super::*;
     use proptest::prelude::*;
@@ -332,6 +352,13 @@ mod tests {
         vec![
             ("open", Frame::Open(SignedText::from_parts("{}".into(), "sig".into()))),
             ("opened", Frame::Opened),
+            (
+                "resumed",
+                Frame::Resumed {
+                    received: 65793,
+                    opened_on: Binding::new(Conversation::Tunnel, &[1; 32], &[2; 32], &[3; 32]),
+                },
+            ),
             ("refused", Frame::Refused(Refused { code: RefusedCode::Busy, message: "full".into() })),
             ("data", Frame::Data { stream: Stream::Data, offset: 258, bytes: Bytes::from_static(b"hi\0") }),
             ("stderr", Frame::Data { stream: Stream::Stderr, offset: 0, bytes: Bytes::from_static(b"e") }),

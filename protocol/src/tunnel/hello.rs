@@ -45,6 +45,16 @@ impl Binding {
             .finalize();
         Self(crate::text::hex(&hash))
     }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// From its 64 digits.
+    pub(crate) fn read(digits: &[u8]) -> Option<Self> {
+        let plain = digits.len() == 64 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        Some(Self(std::str::from_utf8(digits).ok().filter(|_| plain)?.to_owned()))
+    }
 }
 
 pub fn encode_nonce(nonce: &Nonce) -> String {

@@ -47,6 +47,18 @@ pub struct Open {
     /// Environment the engineer's client asked for and the gateway let through.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// Nothing is started: this channel lost its tunnel, and goes on here. The rest says what it said when
+    /// the channel was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Received>,
+}
+
+/// How many bytes of a channel's output the broker has: what comes before is not sent again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Received {
+    pub data: u64,
+    pub stderr: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +133,8 @@ pub enum RefusedCode {
     Busy,
     /// The process or the connection could not be started.
     Failed,
+    /// There is no such channel to resume.
+    Gone,
 }
 
 /// The environment variables that may travel: `LANG`, `LC_*`, `TERM`, `DAYPASS_*`.

@@ -1,6 +1,7 @@
 //! A device of a test's own, to be harmed without harming anybody else's.
 
 use crate::program::Done;
+use crate::proxy::Proxy;
 use crate::world::{World, programs};
 use crate::{Program, until};
 use nix::sys::signal::Signal;
@@ -24,6 +25,21 @@ impl Device {
         let _ = shim_enrol(&dir, &token, id).ok();
         let mut device = Self { id: id.to_owned(), dir, shim: None };
         device.start();
+        device.is_online(world);
+        device
+    }
+
+    /// As [`Device::enrol`], with its connection going through `proxy` and more in its configuration.
+    pub fn enrol_behind(world: &World, id: &str, proxy: &Proxy, more: &str) -> Self {
+        let mut device = Self::enrol(world, id, "lab");
+        device.kill();
+        let config = device.dir.join("device.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let behind = format!("broker_url = \"https://127.0.0.1:{}\"\n{more}\n{text}", proxy.port);
+        std::fs::write(&config, behind).unwrap();
+        let before = proxy.accepted();
+        device.start();
+        until("the device to come through the proxy", || proxy.accepted() > before);
         device.is_online(world);
         device
     }

@@ -14,12 +14,14 @@ mod device;
 mod evidence;
 mod process;
 mod program;
+mod proxy;
 mod world;
 
 pub use device::{Device, configure, join_token, shim_enrol};
 pub use evidence::{flip_one_bit, recordings_of};
 pub use process::{alive, marker, sleepers};
 pub use program::{Done, Program};
+pub use proxy::Proxy;
 pub use world::{World, programs};
 
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Opens a channel; both ends of it.
 async fn open(device: &mut Device, tunnel: &Arc<Tunnel>, number: u32) -> (Channel, DeviceChannel) {
     let asking = tunnel.clone();
-    let asked = tokio::spawn(async move { asking.open(exec(number), &session_key()).await });
+    let asked = tokio::spawn(async move { asking.open(exec(number), &session_key(), None).await });
     let (mut channel, open) = device.accept().await;
     assert_eq!((open.binding, open.channel), (device.binding.clone(), number));
     channel.say(&Frame::Opened).await;
@@ -73,6 +73,8 @@ async fn a_command_runs_to_its_end_with_every_kind_of_frame() {
             FromDevice::Closed { code: CloseCode::Done, message: String::new() },
         ]
     );
+    // The device knows now that nothing has to be said again.
+    assert_eq!(channel.hear().await, Some(Frame::Close { code: CloseCode::Done, message: String::new() }));
     assert_eq!(channel.hear().await, None, "the broker ends its direction too");
 }
 
@@ -83,7 +85,7 @@ async fn counters_grow_and_a_refusal_is_passed_on() {
     let mut last = 0;
     for number in 0..3 {
         let asking = tunnel.clone();
-        let asked = tokio::spawn(async move { asking.open(exec(number), &session_key()).await });
+        let asked = tokio::spawn(async move { asking.open(exec(number), &session_key(), None).await });
         let (mut channel, open) = device.accept().await;
         assert!(open.counter > last);
         last = open.counter;
@@ -252,6 +254,6 @@ async fn a_session_that_ends_says_so_and_a_lost_tunnel_ends_the_queue_without_a_
     let (_channel, mut session) = open(&mut device, &tunnel, 1).await;
     tunnel.close("test");
     assert_eq!(session.output.recv().await, None);
-    let gone = tunnel.open(exec(2), &session_key()).await;
+    let gone = tunnel.open(exec(2), &session_key(), None).await;
     assert!(matches!(gone, Err(OpenError::Gone(_))), "{gone:?}");
 }

@@ -175,7 +175,7 @@ async fn a_suspended_device_keeps_its_tunnel_and_opens_no_channel() {
     world.server.suspend(&id, Actor::Broker, "stolen").await.unwrap();
     assert_eq!(device.hear().await, Some(ToDevice::Suspend { reason: "stolen".to_owned() }));
     assert_eq!(changes.recv().await.unwrap().state, DeviceState::Suspended);
-    let refused = tunnel.open(exec(0), &session_key()).await;
+    let refused = tunnel.open(exec(0), &session_key(), None).await;
     assert!(matches!(refused, Err(OpenError::Suspended)), "{refused:?}");
     drop(device);
     until_offline(&world).await;

@@ -2,4 +2,5 @@
 
 mod channels;
 mod hello;
+mod resume;
 mod world;

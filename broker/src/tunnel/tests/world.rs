@@ -5,6 +5,7 @@ use crate::db::Db;
 use crate::device::testing::{self as keys, Keys, NOW, key};
 use crate::device::{Step, store};
 use crate::http::connection::TlsFacts;
+use crate::session::Sessions;
 use crate::tunnel::{Limits, OpenAsk, Tunnel, TunnelServer, accept};
 use axum::Router;
 use axum::extract::Extension;
@@ -69,7 +70,7 @@ impl World {
         let db = crate::testing::sqlite().await;
         keys::add_line(&db, "edge").await;
         let (trust, keys) = keys::trust();
-        let server = TunnelServer::new(db.clone(), Clock::fixed(NOW), trust, limits);
+        let server = TunnelServer::new(db.clone(), Clock::fixed(NOW), trust, limits, Sessions::default());
         let addr = serve(server.clone()).await;
         let world = Self { server, db, keys, addr };
         world.add(DEVICE, 1).await;

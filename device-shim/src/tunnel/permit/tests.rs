@@ -72,6 +72,7 @@ struct Case {
     login: &'static str,
     channel: OpenKind,
     env: Vec<(String, String)>,
+    resume: Option<Received>,
     signer: u8,
     version: u32,
 }
@@ -101,6 +102,7 @@ impl Default for Case {
             login: "diag",
             channel: exec("uptime"),
             env: vec![],
+            resume: None,
             signer: SESSION,
             version: 1,
         }
@@ -139,6 +141,7 @@ impl Case {
             certificate: self.certificate(),
             kind: self.channel.clone(),
             env: self.env.clone(),
+            resume: self.resume,
         };
         open.seal(&key(self.signer)).unwrap()
     }
