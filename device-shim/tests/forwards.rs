@@ -7,7 +7,7 @@ mod broker;
 use broker::*;
 use daypass_protocol::certificate::{FORWARD_TARGETS, PERMIT_PORT_FORWARDING, PERMIT_PTY};
 use daypass_protocol::tunnel::control::ToDevice;
-use daypass_protocol::tunnel::frame::CloseCode;
+use daypass_protocol::tunnel::frame::{CloseCode, Frame};
 use daypass_protocol::tunnel::open::{OpenKind, RefusedCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -154,4 +154,30 @@ async fn a_port_where_nobody_listens_is_told_in_words() {
     let refused = joined.refusal(&cert, to("localhost", port)).await;
     assert_eq!(refused.code, RefusedCode::Failed);
     assert_eq!(refused.message, format!("127.0.0.1:{port} is not reached: connection refused"));
+}
+
+#[tokio::test]
+async fn a_forward_outlives_a_lost_connection_of_the_device() {
+    let (broker, _device, mut joined) = joined_with("").await;
+    let (listener, port, cert) = service().await;
+    let mut channel = joined.open_with(&cert, to("127.0.0.1", port)).await;
+    let (mut served, _) = listener.accept().await.unwrap();
+    served.write_all(b"before, ").await.unwrap();
+    let mut said = Said::default();
+    channel.until(&mut said, "before, ").await;
+    drop((channel, joined));
+    served.write_all(b"between, ").await.unwrap();
+    let mut joined = broker.join().await;
+    let (mut channel, answer) = joined.resume(&cert, to("127.0.0.1", port), &said).await;
+    assert!(matches!(answer, Some(Frame::Resumed { received: 0, .. })), "{answer:?}");
+    channel.data(b"asked").await;
+    channel.eof().await;
+    let mut received = Vec::new();
+    served.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"asked");
+    served.write_all(b"after").await.unwrap();
+    drop(served);
+    channel.rest_into(&mut said).await;
+    assert_eq!(said.text(), "before, between, after");
+    assert_eq!(said.close.unwrap().0, CloseCode::Done);
 }
