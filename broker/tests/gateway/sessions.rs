@@ -87,13 +87,15 @@ async fn the_end_of_input_reaches_the_program() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_has_a_terminal_of_the_clients_size_and_follows_it() {
     let world = World::new().await;
-    let line = "script -qec 'stty cols 77 rows 33; \
-                (for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; stty cols 9$i rows 44 </dev/tty; done) & \
-                $SSH -t gw-0042.daypass size' /dev/null";
+    // One change at a time, and none before the first size was shown: stty makes two of columns and rows.
+    let line = "touch $FOLDER/shown; script -qec 'stty cols 77 rows 33; \
+                (until grep -q 77x33 $FOLDER/shown; do sleep 0.1; done; \
+                 for i in 1 2 3 4 5 6 7 8 9; do stty rows 4$i </dev/tty; sleep 0.5; done) & \
+                $SSH -tt gw-0042.daypass size | tee $FOLDER/shown' /dev/null";
     let done = world.shell(line).await;
     let text = done.text();
     assert!(text.contains("77x33\r"), "{text} {}", done.err);
-    assert!(text.contains("x44\r"), "{text}");
+    assert!(text.contains("77x4"), "{text}");
     let mut command = world.command("ssh");
     let mut child = command.args(["-tt", "gw-0042.daypass"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
