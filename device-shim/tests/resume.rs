@@ -330,6 +330,10 @@ async fn promise_3_one_certificate_one_session_another_sessions_certificate_resu
         (body.resume, body.session) = (at, session.parse().unwrap());
         assert_eq!(joined.open_body(&body).await.refused().await.code, code, "{session}");
     }
+    // Even with the serial of this one's certificate.
+    let mut body = joined.body(&Cert { serial: Cert::default().serial, ..other }, kind.clone());
+    (body.resume, body.session) = (at, "S-00000001".parse().unwrap());
+    assert_eq!(joined.open_body(&body).await.refused().await.code, RefusedCode::Gone);
     // Another certificate for the same session, and another channel of it.
     let answer = joined.resume(&Cert { serial: 8, ..Cert::default() }, kind.clone(), &said).await;
     assert_eq!(refusal(answer).await, RefusedCode::Gone);

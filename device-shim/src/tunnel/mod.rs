@@ -282,10 +282,12 @@ impl Tunnel {
 
     /// The sessions of which processes run, or are kept.
     fn sessions(&self) -> Vec<SessionId> {
-        let mut sessions: Vec<_> =
-            self.table().running.values().map(|running| running.session.clone()).collect();
-        sessions.sort_unstable();
-        sessions.dedup();
+        let mut sessions = Vec::new();
+        for running in self.table().running.values() {
+            if !sessions.contains(&running.session) {
+                sessions.push(running.session.clone());
+            }
+        }
         sessions
     }
 
