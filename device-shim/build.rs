@@ -21,7 +21,23 @@ fn link_for_size() {
         // All its relocations are relative; packed to a bitmap they take a hundredth of the room.
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+        // The toolchain's own linker folds functions whose code is the same, which generics leave many of.
+        if let Some(folder) = toolchains_linker() {
+            println!("cargo:rustc-link-arg-bins=-B{folder}");
+            println!("cargo:rustc-link-arg-bins=-fuse-ld=lld");
+            println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
+        }
         let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{here}/sections.ld");
     }
+}
+
+/// Where rustup's toolchain has lld under the name that a C compiler looks for.
+fn toolchains_linker() -> Option<String> {
+    let rustc = std::env::var_os("RUSTC")?;
+    let sysroot = std::process::Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    let sysroot = String::from_utf8(sysroot.stdout).ok()?;
+    let host = std::env::var("HOST").ok()?;
+    let folder = format!("{}/lib/rustlib/{host}/bin/gcc-ld", sysroot.trim());
+    std::path::Path::new(&folder).join("ld.lld").exists().then_some(folder)
 }
