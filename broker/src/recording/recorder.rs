@@ -55,7 +55,7 @@ impl Recorder {
 
     /// Writes one line of the events file.
     pub async fn event(&self, event: &SessionEvent) -> Result<(), RecordError> {
-        self.sealer.append(0, Piece::Event(event.clone())).await
+        self.sealer.append(0, Piece::Event(Box::new(event.clone()))).await
     }
 
     /// Starts the recording of a channel: an asciicast where there is a PTY, nothing but events of a forward
@@ -82,7 +82,7 @@ impl Recorder {
                 self.sealer.open(id, kind, Some(number), &file, start).await?;
                 (Own::File(id), Some(number.saturating_add(1)))
             }
-            None => (Own::Files(Tap::new(number)), None),
+            None => (Own::Files(Box::new(Tap::new(number))), None),
         };
         self.event(&SessionEvent::ChannelOpened {
             channel: number,
@@ -142,7 +142,7 @@ enum Own {
     File(i64),
     Forward(Forward),
     /// What was done to files, which stands among the session's events.
-    Files(Tap),
+    Files(Box<Tap>),
 }
 
 #[derive(Debug)]
@@ -222,7 +222,7 @@ impl ChannelRecorder {
             self.sealer.append(*id, Piece::Resize { cols, rows }).await?;
         }
         let event = SessionEvent::Resized { channel: self.number, cols, rows };
-        self.sealer.append(0, Piece::Event(event)).await
+        self.sealer.append(0, Piece::Event(Box::new(event))).await
     }
 
     /// The end of a stream is on record with the channel's own; this keeps it in its place behind the bytes.
@@ -231,7 +231,7 @@ impl ChannelRecorder {
     }
 
     pub async fn exit(&self, exit: &Exit) -> Result<Pending, RecordError> {
-        self.sealer.submit(0, Piece::Event(SessionEvent::exited(self.number, exit))).await
+        self.sealer.submit(0, Piece::Event(Box::new(SessionEvent::exited(self.number, exit)))).await
     }
 
     /// Ends and seals this channel's recording. A channel that is dropped instead is closed with its
@@ -249,7 +249,7 @@ impl ChannelRecorder {
                     bytes_to_device: input,
                     bytes_from_device: stdout,
                 };
-                return self.sealer.append(0, Piece::Event(event)).await;
+                return self.sealer.append(0, Piece::Event(Box::new(event))).await;
             }
             Own::Files(tap) => {
                 tap.finish(&self.sealer).await?;
@@ -263,7 +263,7 @@ impl ChannelRecorder {
             stdout_bytes: stdout,
             stderr_bytes: stderr,
         };
-        self.sealer.append(0, Piece::Event(event)).await?;
+        self.sealer.append(0, Piece::Event(Box::new(event))).await?;
         match file {
             Some(id) => self.sealer.close(Some(id), false).await,
             None => Ok(()),

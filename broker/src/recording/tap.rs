@@ -102,7 +102,7 @@ impl Tap {
         std::mem::take(&mut self.state().reader).finish(&mut seen);
         let left = [self.taken(0), self.taken(1)].into_iter().flatten();
         for event in left.chain(seen.into_iter().map(|seen| self.event(seen))) {
-            sealer.append(0, Piece::Event(event)).await?;
+            sealer.append(0, Piece::Event(Box::new(event))).await?;
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(super) enum Start {
 }
 
 pub(super) enum Piece {
-    Event(SessionEvent),
+    Event(Box<SessionEvent>),
     Events(Vec<SessionEvent>),
     Output(OutputStream, Bytes),
     Resize { cols: u32, rows: u32 },

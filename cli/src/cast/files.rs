@@ -102,10 +102,10 @@ fn tell(line: &Line) -> Vec<String> {
                 .collect();
         }
         (Some("closedir"), _) => format!("list {path} {} names", line.entries.unwrap_or(0)),
-        // What an opened file was opened for is told when it is closed.
-        (Some("open" | "opendir"), true) => return Vec::new(),
-        // Looking at names and attributes is what every client does all the time.
-        (
+        // What an opened file was opened for is told when it is closed; looking at names and attributes is
+        // what every client does all the time.
+        (Some("open" | "opendir"), true)
+        | (
             Some(
                 "stat" | "lstat" | "fstat" | "realpath" | "readlink" | "expand_path" | "home_directory"
                 | "statvfs" | "fstatvfs" | "limits" | "users_groups_by_id" | "fsync",
@@ -141,7 +141,8 @@ fn told_of(line: &Line) -> String {
         }
     }
     if let Some(flags) = &line.flags {
-        told.push_str(&format!(" for {}", clean(flags)));
+        told.push_str(" for ");
+        told.push_str(&clean(flags));
     }
     if let Some(set) = &line.attributes {
         let facts = [
@@ -153,7 +154,7 @@ fn told_of(line: &Line) -> String {
         ];
         for (name, value) in facts {
             if let Some(value) = value {
-                told.push_str(&format!(" {name}={}", clean(&value)));
+                told.extend([" ", name, "=", &clean(&value)]);
             }
         }
     }

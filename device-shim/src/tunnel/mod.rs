@@ -117,7 +117,7 @@ struct Table {
 /// What an `open` that was judged is good for.
 #[derive(Debug)]
 pub enum Admitted {
-    First(Permit, Place),
+    First(Box<Permit>, Place),
     /// A channel that is running: here it takes the stream, and this much of its output is known.
     Again(mpsc::Sender<ChannelLink>, Received),
 }
@@ -206,7 +206,10 @@ impl Tunnel {
         let (session, channel) = (permit.session().clone(), permit.channel());
         running.insert(id, Running { session, channel, serial: permit.serial(), end, links });
         self.count.send_replace(running.len());
-        Ok(Admitted::First(permit, Place { tunnel: Arc::clone(self), id, end: ended, links: linked }))
+        Ok(Admitted::First(
+            Box::new(permit),
+            Place { tunnel: Arc::clone(self), id, end: ended, links: linked },
+        ))
     }
 
     /// A channel's last process is gone.

@@ -221,11 +221,10 @@ fn judge_kind(kind: &OpenKind, verified: &Verified, forward: &Rules) -> Result<(
         OpenKind::Exec { command, .. } if command.0.contains(&0) => {
             Err(Refusal::malformed(&"a command with a zero byte"))
         }
-        OpenKind::Shell { .. } | OpenKind::Exec { .. } => Ok(()),
         OpenKind::Sftp if !verified.permits_sftp() => {
             Err(Refusal::forbidden("this grant does not permit sftp"))
         }
-        OpenKind::Sftp => Ok(()),
+        OpenKind::Shell { .. } | OpenKind::Exec { .. } | OpenKind::Sftp => Ok(()),
         OpenKind::Forward { host, port } => {
             let target =
                 ForwardTarget::new(host, (*port).into()).map_err(|error| Refusal::malformed(&error))?;

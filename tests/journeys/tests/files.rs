@@ -74,7 +74,8 @@ fn content(length: u32) -> Vec<u8> {
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes: Vec<_> = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.concat()
 }
 
 /// The close of a file that was moved `way`.

@@ -258,7 +258,8 @@ fn a_paused_forward_stops_nobody_else_on_the_same_connection() {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        while stream.write_all(&[0; 65_536]).is_ok() {}
+        let zeros = vec![0; 65_536];
+        while stream.write_all(&zeros).is_ok() {}
     });
     ask(&world, &device.id, &[&format!("127.0.0.1:{port}")]);
     let local = free_port();

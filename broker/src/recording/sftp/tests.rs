@@ -63,6 +63,7 @@ fn handle(id: u32, handle: &str) -> Vec<u8> {
 fn data(id: u32, content: &[u8]) -> Vec<u8> {
     Packet::of(103).u32(id).string(content).end()
 }
+#[allow(clippy::unnecessary_wraps, reason = "what it is compared with is an option")]
 fn hex_of(content: &[u8]) -> Option<String> {
     Some(hex::encode(Sha256::digest(content)))
 }
@@ -439,7 +440,7 @@ fn a_request_is_held_back_until_all_of_it_was_read() {
 #[test]
 fn content_streams_through_without_being_held() {
     let mut channel = Channel::with_file("/tmp/x", UPLOAD);
-    let request = write(2, "h", 0, &[9; 200_000]);
+    let request = write(2, "h", 0, &vec![9; 200_000]);
     let before = channel.passed[0].len();
     channel.up(&request[..50_000]);
     assert_eq!(channel.passed[0].len() - before, 50_000);
