@@ -61,6 +61,11 @@ async fn pump<D: Door>(live: &Live<D>, write: &ChannelWriteHalf<Msg>, out: &mut 
             return;
         }
     }
+    // An inner client that still has to read its last words would fail at writing first, and not read them,
+    // if its way were closed under it. So it goes first, if it goes soon.
+    if timeout(live.inside.limits.linger, out.client_ended()).await.is_err() {
+        debug!("the inner client stays after its connection has ended");
+    }
     if write.eof().await.is_err() || write.close().await.is_err() {
         debug!("the outer connection ended first");
     }

@@ -165,8 +165,11 @@ impl<D: Door> Live<D> {
         }
         match entry {
             Entry::Jump(pipe) => {
-                if !pipe.as_ref().is_some_and(|pipe| pipe.push(Bytes::copy_from_slice(bytes))) {
-                    *pipe = None;
+                // What comes after the end of the inner connection has nowhere to go.
+                if let Some(pipe) = pipe
+                    && !pipe.push(Bytes::copy_from_slice(bytes))
+                {
+                    debug!("the inner connection has ended");
                 }
             }
             Entry::Session(session) => {

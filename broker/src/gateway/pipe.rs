@@ -21,9 +21,10 @@ pub fn pipe() -> (PipeIn, PipeOut, PipeStream) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let queued = Arc::new(AtomicUsize::new(0));
     let out = Arc::new(Mutex::new(Out::default()));
+    let (alive, gone) = mpsc::channel(1);
     (
-        PipeIn { sender, queued: queued.clone() },
-        PipeOut(out.clone()),
+        PipeIn { sender, queued: queued.clone(), _alive: alive },
+        PipeOut { out: out.clone(), client: gone },
         PipeStream { receiver, queued, rest: Bytes::new(), out },
     )
 }
@@ -33,13 +34,20 @@ pub fn pipe() -> (PipeIn, PipeOut, PipeStream) {
 pub struct PipeIn {
     sender: mpsc::UnboundedSender<Bytes>,
     queued: Arc<AtomicUsize>,
+    /// Never sent on: dropped with the last clone of this.
+    _alive: mpsc::Sender<()>,
 }
 
 impl PipeIn {
     /// False when the inner connection is gone.
     pub fn push(&self, bytes: Bytes) -> bool {
-        self.queued.fetch_add(bytes.len(), Ordering::AcqRel);
-        self.sender.send(bytes).is_ok()
+        let length = bytes.len();
+        self.queued.fetch_add(length, Ordering::AcqRel);
+        let taken = self.sender.send(bytes).is_ok();
+        if !taken {
+            self.queued.fetch_sub(length, Ordering::AcqRel);
+        }
+        taken
     }
 
     pub fn queued(&self) -> usize {
@@ -49,7 +57,10 @@ impl PipeIn {
 
 /// Where the bytes to the client come out.
 #[derive(Debug)]
-pub struct PipeOut(Arc<Mutex<Out>>);
+pub struct PipeOut {
+    out: Arc<Mutex<Out>>,
+    client: mpsc::Receiver<()>,
+}
 
 #[derive(Debug, Default)]
 struct Out {
@@ -69,7 +80,7 @@ impl PipeOut {
     /// Up to `most` bytes; `None` when the inner connection has ended and everything was taken.
     pub async fn next(&mut self, most: usize) -> Option<Bytes> {
         std::future::poll_fn(|cx| {
-            let mut out = lock(&self.0);
+            let mut out = lock(&self.out);
             if !out.buffer.is_empty() {
                 let n = out.buffer.len().min(most);
                 let bytes = out.buffer.split_to(n).freeze();
@@ -86,11 +97,16 @@ impl PipeOut {
         })
         .await
     }
+
+    /// Waits until nothing more comes from the client: every [`PipeIn`] is gone.
+    pub async fn client_ended(&mut self) {
+        while self.client.recv().await.is_some() {}
+    }
 }
 
 impl Drop for PipeOut {
     fn drop(&mut self) {
-        let mut out = lock(&self.0);
+        let mut out = lock(&self.out);
         out.closed = true;
         if let Some(writer) = out.writer.take() {
             writer.wake();
@@ -185,6 +201,20 @@ mod tests {
         assert_eq!((&two, input.queued()), (b"he", 3));
         drop(stream);
         assert!(!input.push(Bytes::from_static(b"x")));
+    }
+
+    #[tokio::test]
+    async fn the_way_out_knows_when_the_client_has_ended() {
+        let (input, mut out, _stream) = pipe();
+        let other = input.clone();
+        drop(input);
+        tokio::select! {
+            biased;
+            () = out.client_ended() => panic!("one is left"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(other);
+        out.client_ended().await;
     }
 
     #[tokio::test]
