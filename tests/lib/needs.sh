@@ -34,8 +34,15 @@ need_rust() {
   fi
   if ! command -v cargo >/dev/null 2>&1; then
     say "Installing Rust with rustup"
-    need_packages "to install Rust" "curl:curl ca-certificates" "rustup:rustup"
-    rustup default stable
+    need_packages "to install Rust" "curl:curl ca-certificates"
+    if apt-cache show rustup >/dev/null 2>&1; then
+      need_packages "to install Rust" "rustup:rustup"
+      rustup default stable
+    else
+      # Debian 12 and older Ubuntu have no package of it.
+      curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --no-modify-path
+      . "$HOME/.cargo/env"
+    fi
   fi
   local have want=1.94
   have="$(rustc --version | awk '{print $2}')"
@@ -43,9 +50,19 @@ need_rust() {
     die "Rust $want or newer is needed, and this is $have" "rustup update stable"
 }
 
+# Node.js of the system, or where that is too old (Debian 12) a newer one from the npm registry, beside the build.
 need_node() {
   need_packages "to build the web console" "node:nodejs npm" "npm:npm"
-  local major
-  major="$(node --version | sed 's/^v\([0-9]*\).*/\1/')"
-  [ "$major" -ge 20 ] || die "Node.js 20 or newer is needed, and this is $(node --version)" "see nodejs.org for packages of your system"
+  if [ "$(node_major)" -lt 20 ]; then
+    local tools="$PWD/target/tools"
+    say "Installing Node.js 22 into target/tools: this system has $(node --version)"
+    mkdir -p "$tools"
+    npm install --prefix "$tools" --no-audit --no-fund --loglevel=error node@22 ||
+      die "Node.js 20 or newer is needed, and this is $(node --version)" "see nodejs.org for packages of your system"
+    PATH="$tools/node_modules/.bin:$PATH"
+    export PATH
+  fi
+  [ "$(node_major)" -ge 20 ] || die "Node.js 20 or newer is needed, and this is $(node --version)"
 }
+
+node_major() { node --version | sed 's/^v\([0-9]*\).*/\1/'; }
