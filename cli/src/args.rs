@@ -1,11 +1,11 @@
 //! The command line: what can be said, and how it is read.
 
-use crate::duration::Seconds;
 use crate::profile::ProfileName;
 use crate::ui::words;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use daypass_protocol::channel::ChannelSet;
+use daypass_protocol::duration::Seconds;
 use daypass_protocol::ids::{DeviceId, InvalidId, LineName, Login, RequestId, SessionId};
 use daypass_protocol::target::ForwardTarget;
 use std::path::PathBuf;

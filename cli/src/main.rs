@@ -6,7 +6,6 @@ mod cast;
 mod client;
 mod clock;
 mod commands;
-mod duration;
 mod failure;
 mod profile;
 mod ssh;

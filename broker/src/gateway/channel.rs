@@ -1,7 +1,8 @@
 //! One session channel: from the gate's yes to its last line.
 
-use super::door::{Client, Door, EndNotice, Refusal};
+use super::door::{Client, Door, EndNotice, NotGranted, Refusal, SessionDoor, Wanted};
 use super::live::Live;
+use super::terminal::Terminal;
 use crate::session::wire::{EngineerChannel, Input, QUEUE, ToEngineer};
 use bytes::Bytes;
 use daypass_protocol::ids::{DeviceId, Login};
@@ -21,6 +22,8 @@ use tracing::debug;
 const STDERR: u32 = 1;
 /// What OpenSSH's client itself exits with when a connection fails.
 pub const FAILED: u32 = 255;
+/// What a shell calls a program that Ctrl-C has ended.
+const INTERRUPTED: u32 = 130;
 /// How long a channel that closes without an exit status waits to be told that the session was ended.
 const WHY: Duration = Duration::from_millis(250);
 
@@ -52,17 +55,29 @@ fn lines(on_terminal: bool, message: &str, hint: Option<&str>) -> Bytes {
 
 /// Opens the channel at the session's door and carries its output until it ends.
 pub async fn run<D: Door>(live: Arc<Live<D>>, start: Start<D>) {
-    let Start { person, device, login, client, kind, env, input, write, gone } = start;
+    let Start { person, device, login, client, kind, env, mut input, write, gone } = start;
     let on_terminal = kind.pty().is_some();
     let mut ended = live.ended.subscribe();
     let (output, mut messages) = mpsc::channel(QUEUE);
-    let asked = Asked { person, device, login, client, kind, env };
+    let mut asked = Asked { person, device, login, client, kind, env };
+    let opened = async {
+        let session = begin(&live, &write, &mut asked, &mut input).await?;
+        let Asked { device, kind, env, .. } = asked;
+        open_in(&live, &*session, &device, kind, env, EngineerChannel { input, output })
+            .await
+            .map_err(|refusal| NotBegun { refusal, status: FAILED })
+    };
     let opened = tokio::select! {
-        opened = open(&live, asked, EngineerChannel { input, output }) => opened,
-        notice = notice(&mut ended) => Err(Refusal::new(notice.message)),
+        opened = opened => opened,
+        notice = notice(&mut ended) =>
+            Err(NotBegun { refusal: Refusal::new(notice.message), status: FAILED }),
+        () = gone.cancelled() => {
+            live.channels().remove(&write.id());
+            return;
+        }
     };
     match opened {
-        Err(refusal) => refuse(&live, &write, &refusal, on_terminal, FAILED).await,
+        Err(NotBegun { refusal, status }) => refuse(&live, &write, &refusal, on_terminal, status).await,
         Ok(mut notices) => {
             let carried = tokio::select! {
                 carried = carry(&live, &write, &mut messages, &mut notices, on_terminal) => carried.map(Some),
@@ -106,6 +121,42 @@ pub struct Asked<D: Door> {
     pub env: Vec<(String, String)>,
 }
 
+/// Why nothing began, and what the client exits with.
+struct NotBegun {
+    refusal: Refusal,
+    status: u32,
+}
+
+/// Begins the session, or finds it begun. Somebody at a terminal who has no grant may ask for one first.
+async fn begin<D: Door>(
+    live: &Arc<Live<D>>,
+    write: &ChannelWriteHalf<Msg>,
+    asked: &mut Asked<D>,
+    input: &mut Input,
+) -> Result<Arc<dyn SessionDoor>, NotBegun> {
+    let Asked { person, device, login, client, kind, env } = asked;
+    let refused = match live.session(person, device, login, kind, client.clone()).await {
+        Ok(session) => return Ok(session),
+        Err(refused) => refused,
+    };
+    let failed = |refusal| NotBegun { refusal, status: FAILED };
+    if !refused.grantable || kind.pty().is_none() {
+        return Err(failed(refused));
+    }
+    let mut terminal = Terminal::new(write, &live.control, input);
+    let wanted = Wanted { device, login, kind, env };
+    match live.inside.door.ask(person, wanted, &refused, &mut terminal).await {
+        Ok(()) => {}
+        Err(NotGranted::Unattended) => return Err(failed(refused)),
+        Err(NotGranted::Refused(refusal)) => return Err(failed(refusal)),
+        Err(NotGranted::Left(refusal)) => return Err(NotBegun { refusal, status: INTERRUPTED }),
+    }
+    if let Some(size) = terminal.resized() {
+        kind.resize(size);
+    }
+    live.session(person, device, login, kind, client.clone()).await.map_err(failed)
+}
+
 /// Opens a channel at the session's door; the session begins with the first one.
 pub async fn open<D: Door>(
     live: &Arc<Live<D>>,
@@ -114,6 +165,17 @@ pub async fn open<D: Door>(
 ) -> Result<broadcast::Receiver<String>, Refusal> {
     let Asked { person, device, login, client, kind, env } = asked;
     let session = live.session(&person, &device, &login, &kind, client).await?;
+    open_in(live, &*session, &device, kind, env, engineer).await
+}
+
+async fn open_in<D: Door>(
+    live: &Live<D>,
+    session: &dyn SessionDoor,
+    device: &DeviceId,
+    kind: OpenKind,
+    env: Vec<(String, String)>,
+    engineer: EngineerChannel,
+) -> Result<broadcast::Receiver<String>, Refusal> {
     let notices = session.notices();
     timeout(live.inside.limits.step, session.open_channel(kind, env, engineer))
         .await

@@ -3,6 +3,7 @@
 //! The gateway speaks SSH and knows nothing of grants, policy, recorders or devices. It may be cancelled
 //! at any await of a [`SessionDoor::open_channel`] when the engineer's connection dies.
 
+use super::terminal::Terminal;
 use crate::session::wire::EngineerChannel;
 use async_trait::async_trait;
 use daypass_protocol::ids::{DeviceId, Login};
@@ -20,11 +21,13 @@ pub struct Refusal {
     pub hint: Option<String>,
     /// It was allowed, and did not come about: SSH has a code of its own for that.
     pub failed: bool,
+    /// A grant is what is missing: [`Door::ask`] may bring one.
+    pub grantable: bool,
 }
 
 impl Refusal {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, failed: false }
+        Self { message: message.into(), hint: None, failed: false, grantable: false }
     }
 
     /// Of something that was allowed and did not come about.
@@ -56,6 +59,25 @@ pub enum NotAuthenticated {
     Stranger,
     /// A certificate of ours that opens nothing now: the line is shown, and the connection ends.
     Known(Refusal),
+}
+
+/// What somebody at a terminal wants to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'w> {
+    pub device: &'w DeviceId,
+    pub login: &'w Login,
+    pub kind: &'w OpenKind,
+    pub env: &'w [(String, String)],
+}
+
+/// Why asking brought no grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotGranted {
+    /// Nobody is there to be asked: the refusal stands.
+    Unattended,
+    Refused(Refusal),
+    /// They left; the line says what stays behind.
+    Left(Refusal),
 }
 
 /// How the gateway proves itself to clients: a key, and its certificate from the host CA.
@@ -171,6 +193,19 @@ pub trait Door: Send + Sync + 'static {
         first: &OpenKind,
         client: Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal>;
+
+    /// Asks for access together with somebody at a terminal who was refused for want of a grant, and waits
+    /// for the answer with them. When a grant was made, [`Door::begin`] is asked again. May take as long as a
+    /// request may wait; cancelled when the channel ends.
+    async fn ask(
+        &self,
+        _person: &Self::Person,
+        _wanted: Wanted<'_>,
+        _refused: &Refusal,
+        _terminal: &mut Terminal<'_>,
+    ) -> Result<(), NotGranted> {
+        Err(NotGranted::Unattended)
+    }
 
     /// Records what the gateway refused by itself.
     async fn refused(&self, person: Option<&Self::Person>, refused: Refused);

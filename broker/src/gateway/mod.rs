@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `front` accepts, `connection` is one SSH connection of either hop, `gate` decides what exists,
-//! `channel` is one channel of a session, `forward` one that leads to a port, `jump` the inner hop of `ssh -J`, `door` what stands behind.
+//! `channel` is one channel of a session, `forward` one that leads to a port,
+//! `terminal` the person on one that may not begin yet, `jump` the inner hop of `ssh -J`, `door` what stands behind.
 //! Flow control: the SSH library reopens a channel's window by itself, up to a target that
 //! `connection` sets to what is left of the queues' bound; nobody in its loop ever waits.
 
@@ -24,10 +25,13 @@ mod limits;
 mod live;
 mod pipe;
 mod ssh;
+mod terminal;
 mod transport;
 
 pub use door::{
-    Client, Door, EndNotice, HostIdentity, NotAuthenticated, Refusal, Refused, RefusedKind, SessionDoor,
+    Client, Door, EndNotice, HostIdentity, NotAuthenticated, NotGranted, Refusal, Refused, RefusedKind,
+    SessionDoor, Wanted,
 };
 pub use front::{Gateway, Settings};
 pub use limits::Limits;
+pub use terminal::{Left, Terminal};

@@ -1,6 +1,7 @@
 //! Requests over HTTP.
 
-use super::{Limits, StoredRequest, SubmitError, cancel, store, submit};
+use super::view::{no_such, readable, shown, shown_by_id};
+use super::{SubmitError, cancel, desk, store};
 use crate::approval::{self, AnswerError, Outcome};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
@@ -8,17 +9,14 @@ use crate::http::Problem;
 use crate::http::json::Json;
 use crate::http::parameters::{Path, Query};
 use crate::login::{Caller, VerifiedPerson};
-use crate::policy::{Action, DeviceFacts, Resource};
+use crate::policy::{Action, Resource};
 use crate::session::End;
 use axum::Json as JsonOut;
 use axum::extract::State;
 use axum::http::StatusCode;
-use daypass_protocol::api::{
-    self, Answer, Approval, Ask, Denial, EndReason, Grant, Page, Request, RequestState, WithReason,
-};
+use daypass_protocol::api::{Approval, Ask, Denial, EndReason, Page, Request, RequestState, WithReason};
 use daypass_protocol::ids::{DeviceId, RequestId};
 use serde::Deserialize;
-use sqlx::AnyConnection;
 use std::time::Duration;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -75,104 +73,6 @@ impl From<AnswerError> for Problem {
     }
 }
 
-fn no_such(id: &RequestId) -> Problem {
-    Problem::not_found(format!("There is no request {id} that you may see."))
-}
-
-/// The request with its device, for somebody who may read it; for anybody else it does not exist.
-async fn readable(
-    ctx: &Ctx,
-    conn: &mut AnyConnection,
-    person: &VerifiedPerson,
-    id: &RequestId,
-) -> Result<(StoredRequest, DeviceFacts), Problem> {
-    let request = store::find(conn, id).await?.ok_or_else(|| no_such(id))?;
-    let device = store::device_facts(conn, &request.device).await?.ok_or_else(|| no_such(id))?;
-    let facts = request.facts(device.clone());
-    if !ctx.permits(person, Action::ReadRequest, &Resource::Request(&facts)) {
-        return Err(no_such(id));
-    }
-    Ok((request, device))
-}
-
-/// A request as the API shows it to `person`.
-async fn shown(
-    ctx: &Ctx,
-    conn: &mut AnyConnection,
-    person: &VerifiedPerson,
-    request: StoredRequest,
-    device: DeviceFacts,
-) -> Result<Request, sqlx::Error> {
-    let now = ctx.clock.now();
-    let answers = store::answers(conn, &request.id).await?;
-    let grant = store::grant(conn, &request.id).await?;
-    let pending = request.state == RequestState::Pending && request.lapses_at > now;
-    let facts = request.facts(device);
-    let may_answer = pending
-        && !answers.iter().any(|answer| answer.by.id == *person.id())
-        && ctx.permits(person, Action::Approve, &Resource::Request(&facts));
-    Ok(Request {
-        person: store::person_ref(conn, &request.person).await?,
-        state: if request.state == RequestState::Pending && !pending {
-            RequestState::Lapsed
-        } else {
-            request.state
-        },
-        id: request.id,
-        device: request.device,
-        product_line: facts.device.product_line,
-        login: request.login,
-        channels: request.channels,
-        duration_s: request.duration.as_secs(),
-        reason: request.reason,
-        ticket: request.ticket,
-        emergency: request.emergency,
-        command: request.command,
-        forward_targets: request.forward_targets,
-        asked_at: request.asked_at,
-        lapses_at: request.lapses_at,
-        why: request.why,
-        approver_teams: request.approver_teams,
-        answers: answers
-            .into_iter()
-            .map(|answer| Answer {
-                by: answer.by,
-                at: answer.at,
-                verdict: answer.verdict,
-                comment: answer.comment,
-                teams: answer.teams,
-                duration_s: answer.duration.map(|span| span.as_secs()),
-                channels: answer.channels,
-            })
-            .collect(),
-        grant: grant.map(|grant| Grant {
-            state: match grant.state {
-                api::GrantState::Live if !grant.is_live(now) => api::GrantState::Expired,
-                state => state,
-            },
-            channels: grant.scope.channels,
-            starts_at: grant.starts_at,
-            ends_at: grant.ends_at,
-            ended_by: grant.ended_by,
-        }),
-        may_answer,
-    })
-}
-
-async fn shown_by_id(ctx: &Ctx, person: &VerifiedPerson, id: &RequestId) -> Result<Request, Problem> {
-    let mut conn = ctx.db.pool().acquire().await?;
-    let (request, device) = readable(ctx, &mut conn, person, id).await?;
-    Ok(shown(ctx, &mut conn, person, request, device).await?)
-}
-
-/// The broker's own names and addresses, as far as its configuration says them.
-fn own_hosts(ctx: &Ctx) -> Vec<String> {
-    let url = ctx.config.https.url.host_str().unwrap_or_default();
-    let url = url.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let listening = [ctx.config.https.listen.ip(), ctx.config.ssh.listen.ip()].map(|ip| ip.to_string());
-    [url, ctx.config.ssh.host.clone()].into_iter().chain(listening).collect()
-}
-
 /// Asks for access. What policy refuses at once is a 403 that says what would have been allowed; the
 /// refused request stays in the history.
 #[utoipa::path(post, operation_id = "ask_for_access", path = "/v1/requests", tag = "requests", request_body = Ask,
@@ -182,17 +82,7 @@ async fn ask(
     Caller(person): Caller,
     Json(ask): Json<Ask>,
 ) -> Result<(StatusCode, JsonOut<Request>), Problem> {
-    let limits = Limits {
-        lapse_after: ctx.config.requests.lapse_after,
-        pending_per_person: ctx.config.requests.pending_per_person,
-        own_hosts: own_hosts(&ctx),
-    };
-    let now = ctx.clock.now();
-    let mut tx = ctx.db.begin().await?;
-    let (id, outcome, recorded) = submit(&mut tx, &person, ask, &ctx.policies.current(), limits, now).await?;
-    tx.commit(recorded).await?;
-    ctx.request_changed(&id);
-    metrics::counter!("daypass_requests_total").increment(1);
+    let (id, outcome) = desk::ask(&ctx, &person, ask).await?;
     match outcome {
         Outcome::Denied(refusal) => Err(denied(&id, &refusal.reason, &refusal.would_allow)),
         Outcome::Granted { .. } | Outcome::Waiting { .. } => {
@@ -297,27 +187,15 @@ async fn show(
     Path(id): Path<RequestId>,
     Query(query): Query<WaitQuery>,
 ) -> Result<JsonOut<Request>, Problem> {
-    // Subscribed before the first look, so that no change falls between.
-    let mut changes = ctx.changed_requests.subscribe();
+    let mut changes = desk::Changes::of(&ctx, &id);
     let until = tokio::time::Instant::now() + Duration::from_secs(query.wait_s.unwrap_or(0).min(60));
     loop {
         let request = shown_by_id(&ctx, &person, &id).await?;
         if query.state != Some(request.state) || tokio::time::Instant::now() >= until {
             return Ok(JsonOut(request));
         }
-        let changed = async {
-            // A receiver that lagged looks again; one that is closed waits for the time.
-            while let Ok(changed) = changes.recv().await {
-                if changed == id {
-                    return;
-                }
-            }
-        };
-        // At least every few seconds: another broker may share the database.
-        let pause = tokio::time::sleep(Duration::from_secs(3));
         tokio::select! {
-            () = changed => {}
-            () = pause => {}
+            () = changes.next() => {}
             () = tokio::time::sleep_until(until) => {}
             () = ctx.stopping.cancelled() => return Ok(JsonOut(request)),
         }

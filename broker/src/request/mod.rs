@@ -3,12 +3,14 @@
 //! `pending → granted | denied | cancelled | lapsed`. What follows a request is decided in
 //! [`crate::approval`], the only door to a grant.
 
+pub mod desk;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 pub mod http;
 mod scope;
 pub mod store;
 mod submit;
 mod targets;
+pub mod view;
 
 pub use scope::{OutOfScope, Scope};
 pub use submit::{Limits, SubmitError, cancel, lapse, submit};

@@ -1,12 +1,15 @@
 //! What stands behind the gateway: sign-in by certificate, and sessions.
 
-use super::End;
 use super::join::{ChannelRefused, Running};
 use super::open::{Client, OpenRefused, open};
+use super::{End, asking};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::certificate::issue;
-use crate::gateway::{self, Door, EndNotice, HostIdentity, NotAuthenticated, Refusal, Refused, SessionDoor};
+use crate::gateway::{
+    self, Door, EndNotice, HostIdentity, NotAuthenticated, NotGranted, Refusal, Refused, SessionDoor,
+    Terminal, Wanted,
+};
 use crate::login::{self, VerifiedPerson};
 use crate::session::wire::EngineerChannel;
 use crate::tunnel::OpenError;
@@ -168,12 +171,26 @@ impl Door for GatewayDoor {
         });
         match opening.await {
             Ok(Ok(session)) => Ok(Arc::new(session)),
-            Ok(Err(refused)) => Err(Refusal { hint: refused.hint(), ..Refusal::new(refused.to_string()) }),
+            Ok(Err(refused)) => Err(Refusal {
+                hint: refused.hint(),
+                grantable: refused.is_grantable(),
+                ..Refusal::new(refused.to_string())
+            }),
             Err(error) => {
                 tracing::error!(%error, "opening a session failed");
                 Err(Refusal::new("the broker could not open the session; the cause is in its log"))
             }
         }
+    }
+
+    async fn ask(
+        &self,
+        person: &VerifiedPerson,
+        wanted: Wanted<'_>,
+        refused: &Refusal,
+        terminal: &mut Terminal<'_>,
+    ) -> Result<(), NotGranted> {
+        asking::ask(&self.ctx, person, wanted, refused, terminal).await
     }
 
     async fn refused(&self, person: Option<&VerifiedPerson>, refused: Refused) {

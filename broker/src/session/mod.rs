@@ -8,6 +8,7 @@
 
 mod absence;
 mod activity;
+mod asking;
 mod door;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 pub mod http;

@@ -51,6 +51,11 @@ pub enum OpenRefused {
 }
 
 impl OpenRefused {
+    /// Whether a grant is what is missing.
+    pub fn is_grantable(&self) -> bool {
+        matches!(self, Self::NoGrant { .. } | Self::Waiting { .. } | Self::NotInGrant { .. })
+    }
+
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoGrant { device, login } => Some(format!("run: daypass request {device} -l {login}")),

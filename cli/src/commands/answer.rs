@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::ui::words;
 use daypass_protocol::api::{Approval, Denial, Request, RequestState, WithReason};
 use daypass_protocol::ids::RequestId;
+use daypass_protocol::said;
 
 pub async fn approve(context: &Context, args: ApproveArgs) -> Result<(), Failure> {
     let approval = Approval {
@@ -17,7 +18,7 @@ pub async fn approve(context: &Context, args: ApproveArgs) -> Result<(), Failure
     let path = format!("/v1/requests/{}/approve", args.request);
     let request: Request = context.client()?.post(&path, &approval).await?;
     match request.state {
-        RequestState::Granted => context.ui.note(&words::granted(&request)),
+        RequestState::Granted => context.ui.note(&said::granted(&request)),
         RequestState::Pending => context.ui.note(&words::still_needs(&request)),
         _ => {}
     }

@@ -2,10 +2,10 @@
 
 use super::Context;
 use crate::args::Label;
-use crate::duration::Seconds;
 use crate::failure::Failure;
 use crate::ui::words;
 use daypass_protocol::api::{Device, DeviceDetail, EnrolToken, EnrolTokenAsk, WithReason};
+use daypass_protocol::duration::Seconds;
 use daypass_protocol::ids::{DeviceId, LineName};
 
 pub async fn enrol_token(

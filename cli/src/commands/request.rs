@@ -5,10 +5,10 @@ use crate::args::{AskArgs, RequestArgs};
 use crate::client::Client;
 use crate::clock;
 use crate::failure::Failure;
-use crate::ui::words;
 use daypass_protocol::api::{Ask, Request, RequestState};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::{DeviceId, Login};
+use daypass_protocol::said;
 use daypass_protocol::text::{MAX_REASON, MAX_TICKET, visible_command, visible_line, visible_lines};
 
 /// A command as `ssh` makes it of its arguments: joined by one space each. `None` if there are none.
@@ -83,7 +83,7 @@ pub async fn run(context: &Context, args: RequestArgs) -> Result<(), Failure> {
         request = wait::until_answered(context, &client, request).await?;
     }
     if request.state == RequestState::Pending && !context.ui.json {
-        context.ui.note(&words::waits_for(&request));
+        context.ui.note(&said::waits_for(&request));
     }
     context.ui.request(&request, clock::now())?;
     if request.state == RequestState::Pending { Ok(()) } else { wait::granted(request).map(drop) }

@@ -13,6 +13,7 @@ use crate::ui::words;
 use daypass_protocol::api::{GrantState, Request, RequestState};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::{DeviceId, Login};
+use daypass_protocol::said;
 use daypass_protocol::target::ForwardTarget;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -33,7 +34,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
             let login = login_to_ask_for(&mine, wanted, &config);
             let request = raise(context, &client, &args, &mine, login, &needed).await?;
             let request = wait::granted(wait::until_answered(context, &client, request).await?)?;
-            context.ui.note(&words::granted(&request));
+            context.ui.note(&said::granted(&request));
             request
         }
     };
@@ -138,7 +139,7 @@ async fn raise(
             && request.emergency == args.ask.emergency
     });
     if let Some(request) = waiting {
-        context.ui.note(&words::joins_pending(&request.id));
+        context.ui.note(&said::joins_pending(&request.id));
         return Ok(request.clone());
     }
     let device = args.device.device.clone();

@@ -3,6 +3,7 @@
 use super::{clean, words};
 use crate::failure::Failure;
 use daypass_protocol::api::{Problem, Request};
+use daypass_protocol::said;
 
 /// RFC-less but documented in `--help`: see [`words::EXIT_CODES`].
 pub mod exit {
@@ -167,7 +168,7 @@ fn denied_words(request: &Request) -> (String, Option<String>) {
         .answers
         .iter()
         .filter(|answer| answer.verdict == daypass_protocol::api::Verdict::Deny)
-        .map(words::answer)
+        .map(said::answer)
         .collect();
     if people.is_empty() {
         let why = if request.why.is_empty() {

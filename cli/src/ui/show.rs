@@ -2,12 +2,13 @@
 
 use super::table::Cell;
 use super::{Colour, Ui, words};
-use crate::duration::spoken;
 use crate::failure::Failure;
 use daypass_protocol::api::{
     Device, DeviceDetail, DeviceState, EndReason, GrantState, Me, Request, RequestState, Session,
     SessionState,
 };
+use daypass_protocol::duration::spoken;
+use daypass_protocol::said;
 use daypass_protocol::time::Timestamp;
 
 /// Columns of a reason in a table.
@@ -189,7 +190,7 @@ impl Ui {
             return self.json(request);
         }
         let (state, _) = request_state(request, now);
-        let answers: Vec<String> = request.answers.iter().map(words::answer).collect();
+        let answers: Vec<String> = request.answers.iter().map(said::answer).collect();
         self.facts(&[
             ("request", Some(request.id.to_string())),
             ("state", Some(state)),

@@ -1,8 +1,9 @@
 //! The live line while a request waits: what it waits for is said once, and below it, on a terminal, a
 //! line of times is drawn over and over.
 
-use super::{Colour, Ui, coloured, words};
+use super::{Colour, Ui, coloured};
 use daypass_protocol::api::Request;
+use daypass_protocol::said;
 use daypass_protocol::time::Timestamp;
 use std::io::{self, Write as _};
 
@@ -20,14 +21,13 @@ impl Waiting {
 
     pub fn draw(&mut self, request: &Request, now: Timestamp) {
         // Who can answer stands in full above the line, however narrow the terminal is.
-        let line = words::waits_for(request);
+        let line = said::waits_for(request);
         if self.said.as_ref() != Some(&line) {
             self.note(&line);
             self.said = Some(line);
         }
         if self.ui.err_is_terminal {
-            let times =
-                words::waited(self.since.until(now).as_secs(), now.until(request.lapses_at).as_secs());
+            let times = said::waited(self.since.until(now).as_secs(), now.until(request.lapses_at).as_secs());
             let text = coloured(&times, Colour::Waiting, self.ui.colours_err());
             let mut err = io::stderr().lock();
             // A line that cannot be drawn changes nothing about what is waited for.

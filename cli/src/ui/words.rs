@@ -1,10 +1,10 @@
 //! The words of the program, apart from those about failures and those in `--help`.
 
 use super::clean;
-use crate::duration::spoken;
-use daypass_protocol::api::{Answer, Grant, PersonRef, Request, Verdict};
+use daypass_protocol::api::{Grant, PersonRef, Request};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
-use daypass_protocol::ids::RequestId;
+use daypass_protocol::duration::spoken;
+use daypass_protocol::said;
 
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -103,15 +103,6 @@ pub fn approvers(teams: &[String]) -> String {
     if teams.is_empty() { "nobody that policy names".to_owned() } else { teams.join(", ") }
 }
 
-pub fn answer(answer: &Answer) -> String {
-    let verb = match answer.verdict {
-        Verdict::Approve => "approved",
-        Verdict::Deny => "denied",
-    };
-    let comment = answer.comment.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
-    format!("{verb} by {}{comment}", answer.by.email)
-}
-
 pub fn window(grant: &Grant, ends: &str) -> String {
     let seconds = grant.starts_at.until(grant.ends_at).as_secs();
     format!("{} for {}, until {ends}", grant.channels, spoken(seconds))
@@ -130,45 +121,12 @@ pub fn signed_in(name: &str, email: &str, broker: &str) -> String {
     format!("Signed in to {broker} as {} <{}>.", clean(name), clean(email))
 }
 
-/// What a request waits for: who can answer, and why it needs them.
-pub fn waits_for(request: &Request) -> String {
-    let who = match request.approver_teams.as_slice() {
-        [] => "for an approval".to_owned(),
-        [one] => format!("for somebody of {}", clean(one)),
-        teams => format!("for somebody of {}", clean(&teams.join(", "))),
-    };
-    let approved = request.answers.iter().filter(|answer| answer.verdict == Verdict::Approve).count();
-    let so_far = if approved > 0 { format!(", {approved} approved so far") } else { String::new() };
-    let why =
-        if request.why.is_empty() { String::new() } else { format!(" ({})", clean(&request.why.join("; "))) };
-    let what = request.command.as_deref().map(|command| format!(" to run `{}`", clean(command)));
-    format!("{}{} waits {who}{so_far}{why}", request.id, what.unwrap_or_default())
-}
-
-/// Short enough not to wrap.
-pub fn waited(waited_s: u64, left_s: u64) -> String {
-    format!("waiting {} · lapses in {}", spoken(waited_s), spoken(left_s))
-}
-
-pub fn joins_pending(id: &RequestId) -> String {
-    format!("{id} for this is already waiting.")
-}
-
-pub fn granted(request: &Request) -> String {
-    let left = request
-        .grant
-        .as_ref()
-        .map(|grant| format!(" for {}", spoken(grant.starts_at.until(grant.ends_at).as_secs())))
-        .unwrap_or_default();
-    format!("{} is granted{left}.", request.id)
-}
-
 pub fn trying_again(url: &str) -> String {
     format!("{url} does not answer; trying again.")
 }
 
 pub fn still_needs(request: &Request) -> String {
-    format!("Counted. {}.", waits_for(request))
+    format!("Counted. {}.", said::waits_for(request))
 }
 
 pub fn will_write(path: &str, content: &str) -> String {

@@ -87,6 +87,13 @@ impl OpenKind {
             Self::Sftp | Self::Forward { .. } => None,
         }
     }
+
+    /// The terminal has another size now; without one, nothing has.
+    pub fn resize(&mut self, size: WindowSize) {
+        if let Self::Shell { pty } | Self::Exec { pty: Some(pty), .. } = self {
+            pty.size = size;
+        }
+    }
 }
 
 /// A pseudo-terminal, RFC 4254 section 6.2.
