@@ -2,7 +2,7 @@
 --
 --   session:   opening → open → ended
 --              opening → ended
---   recording: open → closed | interrupted
+--   recording: open → closed | interrupted; of these, when their time is over, the files are removed
 
 CREATE TABLE session (
     id              TEXT   NOT NULL PRIMARY KEY,
@@ -18,12 +18,14 @@ CREATE TABLE session (
     client_address  TEXT   NOT NULL,
     client_kex      TEXT   NOT NULL,            -- SSH key exchange towards the engineer
     device_kex      TEXT   NOT NULL,            -- TLS group towards the device
+    keep_ms         BIGINT,                     -- how long after its end recordings are kept; NULL: as configured
     CONSTRAINT session_state_is_known CHECK (state IN ('opening', 'open', 'ended')),
     CONSTRAINT session_ended_says_why
         CHECK ((state = 'ended') = (ended_at IS NOT NULL) AND (state = 'ended') = (end_reason IS NOT NULL))
 );
 CREATE INDEX session_by_start ON session (started_at);
 CREATE INDEX session_by_state ON session (state);
+CREATE INDEX session_by_end ON session (ended_at);
 CREATE INDEX session_by_request ON session (request);
 
 -- Every certificate ever minted. The primary key is what makes a serial unique for ever.
@@ -61,9 +63,14 @@ CREATE TABLE recording (
     closed_at       BIGINT,
     stored_sha256   TEXT,                       -- of the compressed file as it lies on the disk, once there is one
     stored_bytes    BIGINT,                     -- and its size
+    removed_at      BIGINT,                     -- when its time was over
+    files_gone_at   BIGINT,                     -- when its files were gone after that
     PRIMARY KEY (session, number),
     CONSTRAINT recording_file_is_unique UNIQUE (file),
     CONSTRAINT recording_kind_is_known CHECK (kind IN ('events', 'asciicast', 'output')),
     CONSTRAINT recording_state_is_known CHECK (state IN ('open', 'closed', 'interrupted')),
-    CONSTRAINT recording_closed_says_when CHECK ((state = 'open') = (closed_at IS NULL))
+    CONSTRAINT recording_closed_says_when CHECK ((state = 'open') = (closed_at IS NULL)),
+    CONSTRAINT recording_removed_was_closed CHECK (removed_at IS NULL OR state <> 'open'),
+    CONSTRAINT recording_gone_was_removed CHECK (files_gone_at IS NULL OR removed_at IS NOT NULL)
 );
+CREATE INDEX recording_by_removal ON recording (removed_at, files_gone_at);

@@ -129,6 +129,9 @@ dir = "policies"
 # total_mib = 0
 # A session that says more than this ends; 0 is without limit. Policies may set less: @recording_limit("200MiB")
 # session_mib = 16384
+# So many days after a session's end its recordings are removed, which the audit log says; 0 is never. A
+# policy that says otherwise counts: @keep_recordings("365d")
+# keep_days = 0
 
 [requests]
 # lapse_after_s = 3600

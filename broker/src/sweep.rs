@@ -1,5 +1,5 @@
-//! What becomes due by itself: requests that nobody answered, windows that are over, checkpoints, and
-//! sessions that a change elsewhere ends.
+//! What becomes due by itself: requests that nobody answered, windows that are over, recordings that were
+//! kept long enough, and sessions that a change elsewhere ends.
 
 use crate::approval;
 use crate::audit::{self, Event, Kind};
@@ -12,12 +12,15 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 
 const EVERY: Duration = Duration::from_secs(1);
+const REMOVAL_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the broker stops.
 pub async fn run(ctx: Ctx) {
     let mut changes = ctx.tunnel_server.changes().subscribe();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut removal = tokio::time::interval(REMOVAL_EVERY);
+    removal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = ctx.stopping.cancelled() => return,
@@ -26,6 +29,11 @@ pub async fn run(ctx: Ctx) {
                 Err(RecvError::Lagged(_)) => judge_sessions(&ctx).await,
                 Err(RecvError::Closed) => return,
             },
+            _ = removal.tick() => {
+                if let Err(error) = ctx.recordings.remove_old(ctx.config.recordings.keep).await {
+                    tracing::error!(%error, "old recordings could not be removed; it is tried again");
+                }
+            }
             _ = tick.tick() => {
                 if let Err(error) = due(&ctx).await {
                     tracing::error!(%error, "what is due could not be done; it is tried again");

@@ -477,6 +477,8 @@ body! {
         /// SHA-256 of the content, hex; set when it is closed.
         pub sha256: Option<String>,
         pub closed: bool,
+        /// When it had been kept as long as it had to be; its content is gone.
+        pub removed_at: Option<Timestamp>,
     }
 }
 

@@ -84,6 +84,8 @@ kinds! {
     RecordingClosed = "recording.closed",
     RecordingInterrupted = "recording.interrupted",
     RecordingRead = "recording.read",
+    /// The recordings of a session were kept as long as they had to be.
+    RecordingsRemoved = "recordings.removed",
     LineRegistered = "line.registered",
     JoinTokenMade = "join_token.made",
     DeviceEnrolled = "device.enrolled",

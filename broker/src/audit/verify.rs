@@ -60,6 +60,8 @@ pub struct Report {
     pub unsigned: u64,
     pub sessions: u64,
     pub recordings: u64,
+    /// Of these, recordings that were kept as long as they had to be, and removed.
+    pub removed: u64,
     pub bytes: u64,
     /// Bytes after the newest seal of live and interrupted recordings: there, and not provable.
     pub unsealed_bytes: u64,
@@ -92,6 +94,9 @@ impl fmt::Display for Report {
             "{} sessions, {} recordings, {} bytes ({} of them not sealed)",
             self.sessions, self.recordings, self.bytes, self.unsealed_bytes
         )?;
+        if self.removed > 0 {
+            writeln!(f, "{} recordings were removed when their time was over", self.removed)?;
+        }
         match self.findings.len() {
             0 => writeln!(f, "The evidence is whole."),
             1 => writeln!(f, "The evidence is not whole: 1 finding."),
@@ -118,6 +123,7 @@ struct Told {
     seals: Vec<(u64, String)>,
     closed: bool,
     interrupted: bool,
+    removed: bool,
 }
 
 /// A session as the audit log tells it.

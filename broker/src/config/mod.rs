@@ -57,6 +57,8 @@ pub struct Recordings {
     pub min_free_bytes: u64,
     /// New sessions are refused while the recordings take more than this.
     pub total_bytes: Option<u64>,
+    /// How long recordings are kept where no policy says; for ever without.
+    pub keep: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +71,8 @@ pub struct Requests {
 pub struct Sessions {
     /// How long an identity certificate lives; at most a working day.
     pub identity_lifetime: Duration,
+    /// The most that the gateway lets one connection have.
     pub channels_per_session: u32,
-    pub sessions_per_person: u32,
-    pub sessions_per_device: u32,
     /// For every session; policies may set tighter ones.
     pub limits: SessionLimits,
     /// How long a session waits for a device whose connection is lost; with zero it ends at once.
@@ -205,6 +206,7 @@ impl Config {
         let min_free_bytes = fields.number_or("recordings.min_free_mib", 256, 0..=1 << 30) * (1 << 20);
         let total_mib = fields.number_or("recordings.total_mib", 0, 0..=1 << 40);
         let session_mib = fields.number_or("recordings.session_mib", 16 * 1024, 0..=1 << 30);
+        let keep_days = fields.number_or("recordings.keep_days", 0, 0..=36_500);
         let lapse_s = fields.number_or("requests.lapse_after_s", 3600, 60..=7 * 86_400);
         let pending = fields.number_or("requests.pending_per_person", 20, 1..=1000);
         let identity_s = fields.number_or("sessions.identity_lifetime_s", 12 * 3600, 60..=24 * 3600);
@@ -273,6 +275,7 @@ impl Config {
                     dir: recordings_dir?,
                     min_free_bytes,
                     total_bytes: limited(total_mib).map(|mib| mib << 20),
+                    keep: limited(keep_days).map(|days| Duration::from_hours(24 * days)),
                 },
                 requests: Requests {
                     lapse_after: Duration::from_secs(lapse_s),
@@ -281,11 +284,14 @@ impl Config {
                 sessions: Sessions {
                     identity_lifetime: Duration::from_secs(identity_s),
                     channels_per_session: u32::try_from(channels).ok()?,
-                    sessions_per_person: u32::try_from(per_person).ok()?,
-                    sessions_per_device: u32::try_from(per_device).ok()?,
                     limits: SessionLimits {
                         idle: limited(idle_s).map(Duration::from_secs),
                         recording_bytes: limited(session_mib).map(|mib| mib << 20),
+                        channels: u32::try_from(channels).ok(),
+                        per_person: u32::try_from(per_person).ok(),
+                        per_device: u32::try_from(per_device).ok(),
+                        // Of how long recordings are kept, policies have the last word.
+                        keep: None,
                     },
                     resume_grace: Duration::from_secs(resume_grace_s),
                 },

@@ -20,7 +20,7 @@ pub(super) fn compressed(path: &Path) -> PathBuf {
     with_suffix(path, ".zst")
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -59,7 +59,10 @@ pub(super) fn compress_later(inner: &Arc<Inner>, session: &SessionId, number: i6
 async fn compress(inner: &Inner, session: &SessionId, number: i64) -> anyhow::Result<()> {
     let _turn = inner.compressing.acquire().await?;
     let rows = store::of_session(&inner.db, session).await?;
-    let Some(row) = rows.into_iter().find(|row| row.number == number && row.state == State::Closed) else {
+    let Some(row) = rows
+        .into_iter()
+        .find(|row| row.number == number && row.state == State::Closed && row.removed_at.is_none())
+    else {
         return Ok(());
     };
     let path = inner.root.join(&row.file);

@@ -13,6 +13,7 @@ mod event;
 mod output;
 mod read;
 mod recorder;
+mod retention;
 mod seal;
 pub mod sftp;
 pub mod store;

@@ -6,6 +6,7 @@ use crate::db::Db;
 use bytes::Bytes;
 use daypass_protocol::api::RecordingKind;
 use daypass_protocol::ids::SessionId;
+use daypass_protocol::time::Timestamp;
 use futures_util::Stream;
 use futures_util::stream;
 use std::fmt;
@@ -21,10 +22,16 @@ const CHUNKS: usize = 2;
 pub enum ReadError {
     #[error("there is no such recording")]
     Unknown,
+    #[error("the recording was removed on {}: it was kept as long as it had to be", day(*.0))]
+    Removed(Timestamp),
     #[error("the recording cannot be read: {0}")]
     File(#[from] io::Error),
     #[error("the recording cannot be looked up: {0}")]
     Db(#[from] sqlx::Error),
+}
+
+fn day(at: Timestamp) -> String {
+    at.to_string().chars().take(10).collect()
 }
 
 /// A recording, ready to be read.
@@ -54,6 +61,9 @@ pub fn content_type(kind: RecordingKind) -> &'static str {
 /// path comes from whoever asks.
 pub async fn read(db: &Db, root: &Path, session: &SessionId, number: u32) -> Result<Content, ReadError> {
     let row = store::get(db, session, number).await?.ok_or(ReadError::Unknown)?;
+    if let Some(at) = row.removed_at {
+        return Err(ReadError::Removed(at));
+    }
     let path = place(root, &row.file)?.raw;
     let kind = row.kind;
     let reader = super::seal::blocking(move || open_file(&path)).await?;

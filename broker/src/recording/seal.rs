@@ -202,6 +202,8 @@ impl Sealer {
                 sealed_bytes: 0,
                 sealed_sha256: hex::encode(Sha256::digest(b"")),
                 stored_sha256: None,
+                removed_at: None,
+                files_gone: false,
             };
             store::insert(&mut tx, &row).await?;
             let detail = json!({

@@ -48,6 +48,10 @@ pub struct Recording {
     pub sealed_sha256: String,
     /// SHA-256 of the compressed file, once there is one.
     pub stored_sha256: Option<String>,
+    /// Its time was over; the row stays.
+    pub removed_at: Option<Timestamp>,
+    /// The files are gone too.
+    pub files_gone: bool,
 }
 
 impl From<Recording> for api::Recording {
@@ -60,12 +64,13 @@ impl From<Recording> for api::Recording {
             bytes: u64::try_from(row.sealed_bytes).unwrap_or(0),
             sha256: closed.then_some(row.sealed_sha256),
             closed: row.state != State::Open,
+            removed_at: row.removed_at,
         }
     }
 }
 
-const COLUMNS: &str =
-    "session, number, kind, channel, file, state, started_at, sealed_bytes, sealed_sha256, stored_sha256";
+const COLUMNS: &str = "session, number, kind, channel, file, state, started_at, sealed_bytes, sealed_sha256, \
+                       stored_sha256, removed_at, files_gone_at";
 
 fn read(row: &AnyRow) -> Result<Recording, sqlx::Error> {
     let kind: String = row.try_get(2)?;
@@ -95,6 +100,8 @@ fn read(row: &AnyRow) -> Result<Recording, sqlx::Error> {
         sealed_bytes: row.try_get(7)?,
         sealed_sha256: row.try_get(8)?,
         stored_sha256: row.try_get(9)?,
+        removed_at: row.try_get::<Option<i64>, _>(10)?.map(Timestamp),
+        files_gone: row.try_get::<Option<i64>, _>(11)?.is_some(),
     })
 }
 
@@ -195,7 +202,8 @@ async fn select(db: &Db, rest: &str, session: Option<&SessionId>) -> Result<Vec<
 /// What all recordings take on the disk: of a compressed one its compressed size.
 pub async fn total_bytes(db: &Db) -> Result<u64, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT CAST(COALESCE(SUM(COALESCE(stored_bytes, sealed_bytes)), 0) AS BIGINT) FROM recording",
+        "SELECT CAST(COALESCE(SUM(COALESCE(stored_bytes, sealed_bytes)), 0) AS BIGINT) FROM recording
+         WHERE files_gone_at IS NULL",
     )
     .fetch_one(db.pool())
     .await?;
@@ -205,6 +213,16 @@ pub async fn total_bytes(db: &Db) -> Result<u64, sqlx::Error> {
 /// The recordings of a session, the events file first.
 pub async fn of_session(db: &Db, session: &SessionId) -> Result<Vec<Recording>, sqlx::Error> {
     select(db, "WHERE session = $1", Some(session)).await
+}
+
+/// As [`of_session`], on a connection of the caller's.
+pub async fn of_session_on(
+    connection: &mut sqlx::AnyConnection,
+    session: &SessionId,
+) -> Result<Vec<Recording>, sqlx::Error> {
+    let sql = format!("SELECT {COLUMNS} FROM recording WHERE session = $1 ORDER BY number");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(session.as_str()).fetch_all(connection).await?;
+    rows.iter().map(read).collect()
 }
 
 pub async fn get(db: &Db, session: &SessionId, number: u32) -> Result<Option<Recording>, sqlx::Error> {
@@ -226,7 +244,82 @@ pub async fn open_ones(db: &Db) -> Result<Vec<Recording>, sqlx::Error> {
 
 /// Those that are closed and not compressed yet.
 pub async fn uncompressed(db: &Db) -> Result<Vec<Recording>, sqlx::Error> {
-    select(db, "WHERE state = 'closed' AND stored_sha256 IS NULL", None).await
+    select(db, "WHERE state = 'closed' AND stored_sha256 IS NULL AND removed_at IS NULL", None).await
+}
+
+/// Those whose files are still to be removed.
+pub async fn to_be_gone(db: &Db) -> Result<Vec<Recording>, sqlx::Error> {
+    select(db, "WHERE removed_at IS NOT NULL AND files_gone_at IS NULL", None).await
+}
+
+/// A session whose recordings were kept long enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub session: SessionId,
+    pub ended_at: Timestamp,
+    /// What policy said; otherwise it was the configuration.
+    pub keep_ms: Option<i64>,
+}
+
+/// Up to `limit` sessions that ended long enough ago: as policy said for each, and before `else_before` where
+/// it said nothing. One with a recording that is still open is not among them.
+pub async fn kept_long_enough(
+    db: &Db,
+    now: Timestamp,
+    else_before: Option<Timestamp>,
+    limit: i64,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id, ended_at, keep_ms FROM session
+         WHERE state = 'ended'
+           AND ((keep_ms IS NOT NULL AND ended_at <= $1 - keep_ms) OR (keep_ms IS NULL AND ended_at <= $2))
+           AND EXISTS (SELECT 1 FROM recording WHERE recording.session = session.id AND removed_at IS NULL)
+           AND NOT EXISTS (SELECT 1 FROM recording WHERE recording.session = session.id AND recording.state = 'open')
+         ORDER BY ended_at LIMIT $3",
+    )
+    .bind(now.as_millis())
+    .bind(else_before.map_or(i64::MIN, Timestamp::as_millis))
+    .bind(limit)
+    .fetch_all(db.pool())
+    .await?;
+    let read = |row: &AnyRow| {
+        Ok(Kept {
+            session: row
+                .try_get::<String, _>(0)?
+                .parse()
+                .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            ended_at: Timestamp(row.try_get(1)?),
+            keep_ms: row.try_get(2)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Marks the recordings of a session removed; how many there were.
+pub async fn set_removed(tx: &mut Tx, session: &SessionId, now: Timestamp) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "UPDATE recording SET removed_at = $2 WHERE session = $1 AND removed_at IS NULL AND state <> 'open'",
+    )
+    .bind(session.as_str())
+    .bind(now.as_millis())
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected())
+}
+
+pub async fn set_gone(
+    tx: &mut Tx,
+    session: &SessionId,
+    number: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE recording SET files_gone_at = $3 WHERE session = $1 AND number = $2")
+        .bind(session.as_str())
+        .bind(number)
+        .bind(now.as_millis())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
 }
 
 /// All, on a connection of the caller's: `verify` reads everything in one snapshot.

@@ -23,6 +23,7 @@ pub(crate) struct Fixture {
     pub root: PathBuf,
     pub recordings: Recordings,
     pub facts: SessionFacts,
+    pub clock: Clock,
 }
 
 const AT: Timestamp = Timestamp(1_795_345_512_345);
@@ -43,7 +44,8 @@ impl Fixture {
     }
 
     pub async fn at(db: Db, root: PathBuf, limits: Limits) -> Self {
-        let recordings = Recordings::new(db.clone(), Clock::fixed(AT), root.clone(), limits);
+        let clock = Clock::fixed(AT);
+        let recordings = Recordings::new(db.clone(), clock.clone(), root.clone(), limits);
         let facts = SessionFacts {
             session: "S-7K2M9QXD".parse().unwrap(),
             request: "R-7K2M9QXD".parse().unwrap(),
@@ -67,7 +69,7 @@ impl Fixture {
         let event = Event::new(Kind::SessionOpened, Actor::Broker).session(&facts.session);
         let recorded = audit::append(&mut tx, AT, event).await.unwrap();
         tx.commit(recorded).await.unwrap();
-        Self { db, root, recordings, facts }
+        Self { db, root, recordings, facts, clock }
     }
 
     /// As `session` ends a session.

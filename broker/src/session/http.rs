@@ -8,11 +8,12 @@ use crate::http::json::Json;
 use crate::http::parameters::{Path, Query};
 use crate::login::{Caller, VerifiedPerson};
 use crate::policy::{Action, Resource, SessionFacts};
+use crate::recording::ReadError;
 use crate::request::store::device_facts;
 use axum::Json as JsonOut;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::api::{EndReason, Page, RecordingKind, Session, SessionState, WithReason};
 use daypass_protocol::ids::{DeviceId, SessionId};
@@ -183,7 +184,7 @@ async fn end(
 /// The content of a recording. Who replays what is itself on record.
 #[utoipa::path(get, operation_id = "read_recording", path = "/v1/sessions/{id}/recordings/{number}", tag = "sessions",
     params(("id" = String, Path), ("number" = u32, Path)),
-    responses((status = 200, description = "asciicast v2, or NDJSON"), (status = 401), (status = 403), (status = 404)))]
+    responses((status = 200, description = "asciicast v2, or NDJSON"), (status = 401), (status = 403), (status = 404), (status = 410)))]
 async fn recording(
     State(ctx): State<Ctx>,
     Caller(person): Caller,
@@ -196,16 +197,19 @@ async fn recording(
         .iter()
         .find(|recording| recording.number == number)
         .ok_or_else(|| Problem::not_found(format!("The session {id} has no recording {number}.")))?;
+    let gone = |why: ReadError| Problem::new(StatusCode::GONE, "recording_removed", format!("{why}."));
+    if let Some(at) = recording.removed_at {
+        return Err(gone(ReadError::Removed(at)));
+    }
     let event = Event::new(Kind::RecordingRead, person.actor())
         .session(&id)
         .device(&session.device)
         .detail(serde_json::json!({ "recording": number }));
     audit::note(&ctx.db, ctx.clock.now(), event).await?;
-    let content = ctx
-        .recordings
-        .read(&id, number)
-        .await
-        .map_err(|error| Problem::unavailable("a recording cannot be read", &error))?;
+    let content = ctx.recordings.read(&id, number).await.map_err(|error| match error {
+        ReadError::Removed(_) => gone(error),
+        error => Problem::unavailable("a recording cannot be read", &error),
+    })?;
     let kind = match recording.kind {
         RecordingKind::Asciicast => "application/x-asciicast",
         RecordingKind::Output | RecordingKind::Events => "application/x-ndjson",

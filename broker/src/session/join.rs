@@ -147,7 +147,7 @@ impl Running {
     ) -> Result<(), ChannelRefused> {
         let channel_kind = kind.channel_kind();
         self.live.scope.permits(&kind)?;
-        let limit = self.ctx.config.sessions.channels_per_session;
+        let limit = self.live.limits.channels.unwrap_or(self.ctx.config.sessions.channels_per_session);
         let room = Room::take(&self.open, limit).ok_or(ChannelRefused::TooMany(limit))?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
 

@@ -206,11 +206,11 @@ async fn permit(
     };
     let running = ctx.sessions.all();
     let there = running.iter().filter(|live| live.device == grant.device).count();
-    if there >= ctx.config.sessions.sessions_per_device as usize {
+    if limits.per_device.is_some_and(|most| there >= most as usize) {
         return Err(OpenRefused::DeviceBusy { device: grant.device.clone(), sessions: there });
     }
     let own = running.iter().filter(|live| live.person == *person.id()).count();
-    if own >= ctx.config.sessions.sessions_per_person as usize {
+    if limits.per_person.is_some_and(|most| own >= most as usize) {
         return Err(OpenRefused::TooManySessions(own));
     }
     let tunnel =

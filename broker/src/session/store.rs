@@ -4,7 +4,8 @@ use super::{End, Live};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::db::{Db, Tx};
-use daypass_protocol::api::{EndReason, PersonRef, Recording, RecordingKind, Session, SessionState};
+use crate::recording::store as recordings;
+use daypass_protocol::api::{EndReason, PersonRef, Session, SessionState};
 use daypass_protocol::ids::{DeviceId, PersonId, SessionId};
 use daypass_protocol::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -23,8 +24,8 @@ pub async fn add(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO session (id, request, person, device, login, state, started_at, client_address,
-                              client_kex, device_kex)
-         VALUES ($1, $2, $3, $4, $5, 'opening', $6, $7, $8, $9)",
+                              client_kex, device_kex, keep_ms)
+         VALUES ($1, $2, $3, $4, $5, 'opening', $6, $7, $8, $9, $10)",
     )
     .bind(live.id.to_string())
     .bind(live.grant.to_string())
@@ -35,6 +36,7 @@ pub async fn add(
     .bind(client_address.to_owned())
     .bind(client_kex.to_owned())
     .bind(device_kex.to_owned())
+    .bind(live.limits.keep.map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX)))
     .execute(tx.conn())
     .await?;
     Ok(())
@@ -167,37 +169,9 @@ pub async fn find(conn: &mut AnyConnection, id: &SessionId) -> Result<Option<Ses
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *conn).await?;
     let Some(row) = row else { return Ok(None) };
     let mut session = read(&row)?;
-    session.recordings = recordings(conn, id).await?;
+    let rows = recordings::of_session_on(conn, id).await?;
+    session.recordings = rows.into_iter().map(Into::into).collect();
     Ok(Some(session))
-}
-
-async fn recordings(conn: &mut AnyConnection, id: &SessionId) -> Result<Vec<Recording>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT number, kind, channel, state, sealed_bytes, sealed_sha256 FROM recording
-         WHERE session = $1 ORDER BY number",
-    )
-    .bind(id.to_string())
-    .fetch_all(conn)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let number: i64 = row.try_get("number")?;
-            let bytes: i64 = row.try_get("sealed_bytes")?;
-            let channel: Option<i64> = row.try_get("channel")?;
-            let closed = row.try_get::<String, _>("state")? == "closed";
-            Ok(Recording {
-                number: u32::try_from(number).map_err(|error| unreadable("number", error))?,
-                kind: word::<RecordingKind>(row.try_get("kind")?, "kind")?,
-                channel: channel
-                    .map(u32::try_from)
-                    .transpose()
-                    .map_err(|error| unreadable("channel", error))?,
-                bytes: u64::try_from(bytes).map_err(|error| unreadable("sealed_bytes", error))?,
-                sha256: if closed { Some(row.try_get("sealed_sha256")?) } else { None },
-                closed,
-            })
-        })
-        .collect()
 }
 
 /// Up to `limit` sessions, newest first, without their recordings.

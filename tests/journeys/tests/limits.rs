@@ -124,3 +124,43 @@ fn limits__a_device_and_a_person_have_so_many_sessions_and_no_more() {
     until("room for another", || world.ssh(&["diag@gw-0043.daypass", "true"]).code() == 0);
     drop(second);
 }
+
+#[test]
+fn limits__policy_counts_channels_and_sessions() {
+    let world = world_with("@channel_limit(\"2\") @sessions_per_device(\"1\")");
+    world.ask("gw-0043", "10m");
+    let socket = world.dir().join("m");
+    let socket = socket.to_str().unwrap();
+    let mut first = world.ssh_start("gw-0043", &["-M", "-S", socket], "echo one; cat");
+    first.shows("one");
+    let mut second = world.ssh_start("gw-0043", &["-S", socket], "echo two; cat");
+    second.shows("two");
+    let third = world.ssh(&["-S", socket, "diag@gw-0043.daypass", "echo three"]);
+    assert_ne!(third.code(), 0);
+    assert_eq!(third.out(), "");
+    let other = world.ssh(&["diag@gw-0043.daypass", "echo other"]).with(255);
+    other.says("gw-0043 has 1 sessions open already; that is the limit");
+    assert_eq!(other.out(), "");
+    assert!(first.is_running() && second.is_running());
+    drop(second);
+    until("room for a channel", || {
+        world.ssh(&["-S", socket, "diag@gw-0043.daypass", "echo three"]).out() == "three\n"
+    });
+    let _ = first.finish().ok();
+}
+
+#[test]
+fn limits__recordings_are_removed_when_policy_says_so_and_the_evidence_stays_whole() {
+    let world = world_with("@keep_recordings(\"2s\")");
+    world.ask("gw-0043", "10m");
+    let _ = world.ssh(&["diag@gw-0043.daypass", "echo for a while"]).ok();
+    let id = world.sessions("gw-0043")[0]["id"].as_str().unwrap().to_owned();
+    world.ended(&id);
+    assert!(!journeys::recordings_of(&world.broker(), &id).is_empty());
+    world.audited("recordings.removed", &[&id, "policy"]);
+    until("the files to be gone", || journeys::recordings_of(&world.broker(), &id).is_empty());
+    let played = world.cli("reviewer", &["play", &id]);
+    assert_ne!(played.code(), 0);
+    played.says("it was kept as long as it had to be");
+    world.evidence_is_whole();
+}

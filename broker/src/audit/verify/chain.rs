@@ -88,6 +88,12 @@ fn hear(
     } else if is(Kind::SessionEnded) || is(Kind::SessionInterrupted) {
         sessions.entry(id.clone()).or_default().ended = true;
     }
+    if is(Kind::RecordingsRemoved) {
+        let first = (id.clone(), i64::MIN);
+        let own = recordings.range_mut(first..).take_while(|((session, _), _)| session == id);
+        own.for_each(|(_, told)| told.removed = true);
+        return;
+    }
     let (started, sealed) = (is(Kind::RecordingStarted), is(Kind::RecordingSealed));
     let (closed, interrupted) = (is(Kind::RecordingClosed), is(Kind::RecordingInterrupted));
     if !(started || sealed || closed || interrupted) {

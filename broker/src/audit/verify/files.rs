@@ -21,6 +21,7 @@ pub(super) async fn check(
         let key = (row.session.to_string(), row.number);
         missing.remove(&key);
         report.recordings += 1;
+        report.removed += u64::from(row.removed_at.is_some());
         match told.get(&key) {
             Some(told) if told.started => {
                 compare(&key, &row, told, &mut report.findings);
@@ -58,6 +59,9 @@ fn compare((session, number): &RecordingKey, row: &Recording, told: &Told, findi
     if row.state != state {
         differs("it is in another state");
     }
+    if row.removed_at.is_some() != told.removed {
+        differs(if told.removed { "it was removed" } else { "it says that it was removed" });
+    }
     let empty = (0, hex::encode(Sha256::digest(b"")));
     let (bytes, sha256) = told.seals.last().unwrap_or(&empty);
     if u64::try_from(row.sealed_bytes) != Ok(*bytes) || row.sealed_sha256 != *sha256 {
@@ -87,9 +91,17 @@ fn read_all(root: &Path, work: Vec<Sealed>) -> io::Result<Pass> {
                 continue;
             }
         };
+        if row.files_gone {
+            // A file that is there all the same is one that nobody knows.
+            continue;
+        }
         known.insert(part(&place.compressed));
         known.insert(place.raw.clone());
         known.insert(place.compressed.clone());
+        if row.removed_at.is_some() {
+            // Its files are about to go.
+            continue;
+        }
         match check_content(&place, &row, &seals) {
             Ok((bytes, unsealed)) => {
                 read.bytes += bytes;

@@ -812,6 +812,7 @@ export type components = {
        * @description Number within the session: 0 is the events file.
        */
       number: number;
+      removed_at?: components['schemas']['Timestamp'] | null;
       /** @description SHA-256 of the content, hex; set when it is closed. */
       sha256?: string | null;
     };
@@ -2325,6 +2326,15 @@ export interface operations {
       };
       /** @description Not Found */
       404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Gone */
+      410: {
         headers: {
           [name: string]: unknown;
         };
