@@ -32,7 +32,7 @@ pub struct Running {
     pub https: SocketAddr,
     pub ssh: SocketAddr,
     pub tls: Tls,
-    gateway: Gateway,
+    gateway: Gateway<GatewayDoor>,
     serving: Vec<JoinHandle<()>>,
 }
 
@@ -70,8 +70,6 @@ pub async fn start(ctx: Ctx) -> anyhow::Result<Running> {
     let own = gateway_identity(&ctx).await?;
     let door = Arc::new(GatewayDoor::new(ctx.clone())?);
     let mut serving = Vec::new();
-    let stopping = ctx.stopping.clone();
-    serving.push(tokio::spawn(server::serve(https, tls.clone(), router::router(ctx.clone()), stopping)));
     serving.push(tokio::spawn(sweep::run(ctx.clone())));
     let (db, clock, stopping) = (ctx.db.clone(), ctx.clock.clone(), ctx.stopping.clone());
     let rhythm = checkpoint::Rhythm::default();
@@ -85,6 +83,8 @@ pub async fn start(ctx: Ctx) -> anyhow::Result<Running> {
         },
     };
     let gateway = Gateway::serve(ssh, settings, door)?;
+    let routes = router::router(ctx.clone(), gateway.entrance());
+    serving.push(tokio::spawn(server::serve(https, tls.clone(), routes, ctx.stopping.clone())));
     tracing::info!(https = %https_address, ssh = %ssh_address, "the broker answers");
     Ok(Running { ctx, https: https_address, ssh: ssh_address, tls, gateway, serving })
 }

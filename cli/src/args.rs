@@ -1,6 +1,6 @@
 //! The command line: what can be said, and how it is read.
 
-use crate::profile::ProfileName;
+use crate::profile::{Over, ProfileName};
 use crate::ui::words;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -90,6 +90,11 @@ pub enum Verb {
     Completions {
         #[arg(value_enum)]
         shell: Shell,
+    },
+    /// Carry SSH to a device over HTTPS, between standard input and output: `ProxyCommand daypass proxy %h`
+    Proxy {
+        /// The device as ssh calls it, %h
+        host: String,
     },
     /// Renew the identity certificate where it is about to end; called by ssh itself
     #[command(hide = true)]
@@ -236,6 +241,9 @@ pub struct SshArgs {
     /// Neither shell nor command: only forwards, as ssh's own -N
     #[arg(short = 'N', conflicts_with = "command")]
     pub no_command: bool,
+    /// The port by which the gateway is reached, this once; `setup ssh --over` says it for good
+    #[arg(long, value_enum)]
+    pub over: Option<Over>,
     /// Give the command a terminal
     #[arg(short = 't', long)]
     pub tty: bool,
@@ -288,6 +296,10 @@ pub enum SetupVerb {
         /// Write without asking
         #[arg(long)]
         yes: bool,
+        /// The port by which the gateway is reached from here: that of SSH, or that of HTTPS, which gets through
+        /// firewalls and through the proxy that HTTPS_PROXY names; without it as last time
+        #[arg(long, value_enum)]
+        over: Option<Over>,
     },
 }
 

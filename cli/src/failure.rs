@@ -20,6 +20,11 @@ pub enum Failure {
         url: String,
         why: String,
     },
+    /// A connection that was open ended without a goodbye.
+    Cut {
+        url: String,
+        why: String,
+    },
     /// TLS: the broker's certificate is not one that this profile trusts.
     Untrusted {
         url: String,

@@ -9,6 +9,14 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Below it, by the name that `ssh` has for a device, is a WebSocket that carries the gateway's SSH under that
+/// name. Binary messages, joined, are the byte stream; their boundaries mean nothing.
+pub const SSH_PATH: &str = "/v1/ssh/";
+/// Its subprotocol.
+pub const SSH_PROTOCOL: &str = "daypass-ssh-1";
+/// Longest message of it, either way, in bytes.
+pub const SSH_MESSAGE: usize = 64 * 1024;
+
 macro_rules! body {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* }) => {
         $(#[$doc])*

@@ -35,6 +35,8 @@ pub enum Place<P> {
     Front,
     /// Inside a channel of a front connection, under a device's name.
     Inner { device: DeviceId, outer: P, outer_kex: Option<String> },
+    /// Inside a WebSocket that somebody opened with an access token, under a device's name.
+    Direct { device: DeviceId, caller: P, tls: String },
 }
 
 /// Why a connection is given up from within.
@@ -67,6 +69,7 @@ pub fn serve<D: Door, S: Stream>(
         let outer_kex = match &place {
             Place::Front => None,
             Place::Inner { outer_kex, .. } => outer_kex.clone(),
+            Place::Direct { tls, .. } => Some(tls.clone()),
         };
         let stopping = inside.stopping.clone();
         let live = Live::new(inside, source, control, outer_kex);
@@ -167,7 +170,13 @@ impl<D: Door> Connection<D> {
                 kind: RefusedKind::OtherPerson,
                 refusal: Refusal::new("the jump and the device were given certificates of different people"),
             }),
-            Place::Inner { device, .. } => Gate::purpose_of_inner(user, device),
+            Place::Direct { caller, .. } if !inside.door.same_person(caller, &person) => Err(NotAllowed {
+                kind: RefusedKind::OtherPerson,
+                refusal: Refusal::new("the certificate is another person's than the sign-in of daypass proxy"),
+            }),
+            Place::Inner { device, .. } | Place::Direct { device, .. } => {
+                Gate::purpose_of_inner(user, device)
+            }
         };
         match purpose {
             Ok(purpose) => Ok(Proven { person, purpose }),
@@ -186,7 +195,7 @@ impl<D: Door> Connection<D> {
 
     fn device(&self) -> Option<DeviceId> {
         match (&self.place, &self.proven) {
-            (Place::Inner { device, .. }, _)
+            (Place::Inner { device, .. } | Place::Direct { device, .. }, _)
             | (_, Some(Proven { purpose: Purpose::Session { device, .. }, .. })) => Some(device.clone()),
             _ => None,
         }

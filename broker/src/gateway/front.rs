@@ -6,8 +6,10 @@ use super::gate::Gate;
 use super::limits::Limits;
 use super::ssh;
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::BufReader;
@@ -39,48 +41,126 @@ pub struct Inside<D> {
 
 /// A running gateway. Dropping it leaves it running; [`Gateway::stop`] ends it.
 #[derive(Debug)]
-pub struct Gateway {
+pub struct Gateway<D: Door> {
     address: SocketAddr,
-    stopping: CancellationToken,
+    entrance: Entrance<D>,
     accepting: JoinHandle<()>,
 }
 
-impl Gateway {
+impl<D: Door> Gateway<D> {
     /// Serves engineers on `listener` until [`Gateway::stop`].
-    pub fn serve<D: Door>(listener: TcpListener, settings: Settings, door: Arc<D>) -> io::Result<Self> {
+    pub fn serve(listener: TcpListener, settings: Settings, door: Arc<D>) -> io::Result<Self> {
         let Settings { identity, suffix, limits } = settings;
         let address = listener.local_addr()?;
         let stopping = CancellationToken::new();
         let gate = Gate { suffix: suffix.to_ascii_lowercase(), command: limits.command };
         let config = Arc::new(ssh::config(identity, &limits));
-        let inside = Arc::new(Inside { door, gate, limits, stopping: stopping.clone() });
-        let accepting = tokio::spawn(accept(listener, config, inside));
-        Ok(Self { address, stopping, accepting })
+        let inside = Arc::new(Inside { door, gate, limits, stopping });
+        let entrance = Entrance(Arc::new(Hall {
+            inside,
+            waiting: Waiting::default(),
+            connections: Mutex::default(),
+            accepted: AtomicU64::new(0),
+        }));
+        let accepting = tokio::spawn(accept(listener, config, entrance.clone()));
+        Ok(Self { address, entrance, accepting })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// The way in for connections that the listener does not accept.
+    pub fn entrance(&self) -> Entrance<D> {
+        self.entrance.clone()
+    }
+
     /// Accepts nobody any more, tells everybody who is connected, and waits until they are gone.
     pub async fn stop(self) {
-        self.stopping.cancel();
+        self.entrance.inside().stopping.cancel();
         if let Err(error) = self.accepting.await {
             warn!(%error, "the accept loop failed");
         }
     }
 }
 
-async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Config>, inside: Arc<Inside<D>>) {
-    let waiting = Waiting::default();
-    let mut connections = JoinSet::new();
-    let mut number: u64 = 0;
+/// What every connection passes, whichever way it came: one count, one set of limits.
+pub struct Entrance<D>(Arc<Hall<D>>);
+
+struct Hall<D> {
+    inside: Arc<Inside<D>>,
+    waiting: Waiting,
+    connections: Mutex<JoinSet<()>>,
+    accepted: AtomicU64,
+}
+
+impl<D> Clone for Entrance<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<D> std::fmt::Debug for Entrance<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Entrance")
+    }
+}
+
+impl<D: Door> Entrance<D> {
+    pub(super) fn inside(&self) -> &Arc<Inside<D>> {
+        &self.0.inside
+    }
+
+    fn connections(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more connection from there; or which limit is reached.
+    pub(super) fn admit(&self, source: SocketAddr) -> Result<Slot, &'static str> {
+        metrics::counter!("daypass_gateway_connections_total").increment(1);
+        let limits = &self.inside().limits;
+        let connected = {
+            let mut connections = self.connections();
+            while connections.try_join_next().is_some() {}
+            connections.len()
+        };
+        let place = if connected >= limits.connections {
+            Err("connections")
+        } else {
+            self.0.waiting.enter(source.ip(), limits)
+        };
+        if let Err(why) = &place {
+            metrics::counter!("daypass_gateway_turned_away_total", "why" => *why).increment(1);
+            debug!(%source, why, "turned away");
+        }
+        place
+    }
+
+    /// Runs one connection that was admitted; not any more once the gateway stops.
+    pub(super) fn run(&self, source: SocketAddr, serving: impl Future<Output = ()> + Send + 'static) {
+        let connection = self.0.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = info_span!("ssh", connection, %source);
+        let counted = async move {
+            let gauge = metrics::gauge!("daypass_gateway_connections");
+            gauge.increment(1.0);
+            serving.await;
+            gauge.decrement(1.0);
+        };
+        let mut connections = self.connections();
+        // Asked under the lock: what is in the set when it is taken, to wait for it, is all there is.
+        if !self.inside().stopping.is_cancelled() {
+            connections.spawn(counted.instrument(span));
+        }
+    }
+}
+
+async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Config>, entrance: Entrance<D>) {
+    let inside = entrance.inside().clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = inside.stopping.cancelled() => break,
         };
-        while connections.try_join_next().is_some() {}
         let (stream, source) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -90,40 +170,17 @@ async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Confi
                 continue;
             }
         };
-        metrics::counter!("daypass_gateway_connections_total").increment(1);
-        let turned_away =
-            if connections.len() >= inside.limits.connections { Some("connections") } else { None };
-        let place = match turned_away {
-            Some(why) => Err(why),
-            None => waiting.enter(source.ip(), &inside.limits),
-        };
-        let slot = match place {
-            Ok(slot) => slot,
-            Err(why) => {
-                metrics::counter!("daypass_gateway_turned_away_total", "why" => why).increment(1);
-                debug!(%source, why, "turned away");
-                continue;
-            }
-        };
+        let Ok(slot) = entrance.admit(source) else { continue };
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%source, %error, "no TCP_NODELAY");
         }
-        number += 1;
-        let span = info_span!("ssh", connection = number, %source);
         // The library reads a packet's length first and then the rest: two calls where one would do.
         let stream = BufReader::with_capacity(READ, stream);
         let serving = serve(inside.clone(), stream, Place::Front, source, config.clone(), Some(slot));
-        connections.spawn(
-            async move {
-                let gauge = metrics::gauge!("daypass_gateway_connections");
-                gauge.increment(1.0);
-                serving.await;
-                gauge.decrement(1.0);
-            }
-            .instrument(span),
-        );
+        entrance.run(source, serving);
     }
     drop(listener);
+    let mut connections = std::mem::take(&mut *entrance.connections());
     info!(connections = connections.len(), "the gateway is stopping");
     let all = async { while connections.join_next().await.is_some() {} };
     let patience = inside.limits.step + inside.limits.linger * 2;

@@ -71,11 +71,7 @@ impl Gate {
         match (purpose, wish) {
             (Purpose::Jump, Wish::DirectTcpip { host, port: 22 }) => match self.device(host) {
                 Some(device) => Ok(Allowed::Jump(device)),
-                None => Err(NotAllowed::new(
-                    Kind::Target,
-                    format!("{} is not the name of a device", made_visible(host, 80)),
-                    "",
-                )),
+                None => Err(Self::no_device(host)),
             },
             (Purpose::Jump, Wish::DirectTcpip { host, port }) => Err(NotAllowed::new(
                 Kind::Target,
@@ -140,7 +136,14 @@ impl Gate {
         !command.is_empty() && command.len() <= self.command && !command.contains(&0)
     }
 
-    fn device(&self, name: &str) -> Option<DeviceId> {
+    /// What is said of a name that no device can have.
+    pub fn no_device(name: &str) -> NotAllowed {
+        let message = format!("{} is not the name of a device", made_visible(name, 80));
+        NotAllowed::new(RefusedKind::Target, message, "")
+    }
+
+    /// The device that an engineer calls by this name, if it can be one's.
+    pub fn device(&self, name: &str) -> Option<DeviceId> {
         let name = name.strip_suffix('.').unwrap_or(name);
         // Host names are the same in capitals, and clients may write them so.
         let name = name.to_ascii_lowercase();

@@ -3,18 +3,21 @@
 //! ```text
 //! ssh -J gateway login@device     front connection ── direct-tcpip ──▶ pipe ── inner connection ─┐
 //! ssh login%device@gateway        front connection ──────────────────────────────────────────────┤
+//! daypass proxy device            WebSocket ────────────────────────── direct connection ────────┤
 //!                                                                                                ▼
 //!                                                     gate ── channel ── SessionDoor ── the device
 //! ```
 //!
 //! `front` accepts, `connection` is one SSH connection of either hop, `gate` decides what exists,
-//! `channel` is one channel of a session, `forward` one that leads to a port,
-//! `terminal` the person on one that may not begin yet, `jump` the inner hop of `ssh -J`, `door` what stands behind.
+//! `channel` is one channel of a session, `forward` one that leads to a port, `terminal` the person on one
+//! that may not begin yet, `jump` the inner hop of `ssh -J`, `direct` the way in by HTTPS, `door` what
+//! stands behind.
 //! Flow control: the SSH library reopens a channel's window by itself, up to a target that
 //! `connection` sets to what is left of the queues' bound; nobody in its loop ever waits.
 
 mod channel;
 mod connection;
+mod direct;
 mod door;
 mod forward;
 mod front;
@@ -28,10 +31,11 @@ mod ssh;
 mod terminal;
 mod transport;
 
+pub use direct::{Caller, NotLetIn, Ticket};
 pub use door::{
     Client, Door, EndNotice, HostIdentity, NotAuthenticated, NotGranted, Refusal, Refused, RefusedKind,
     SessionDoor, Wanted,
 };
-pub use front::{Gateway, Settings};
+pub use front::{Entrance, Gateway, Settings};
 pub use limits::Limits;
 pub use terminal::{Left, Terminal};

@@ -11,5 +11,6 @@ pub mod parameters;
 pub mod problem;
 pub mod router;
 pub mod server;
+mod ssh;
 
 pub use problem::Problem;

@@ -1,11 +1,13 @@
 //! Every route, in one table.
 
-use super::{Problem, console, description, me, ops};
+use super::{Problem, console, description, me, ops, ssh};
 use crate::broker::Ctx;
+use crate::gateway::Entrance;
+use crate::session::GatewayDoor;
 use crate::tunnel::accept;
 use crate::{device, login, request, session};
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::{Extension, Router};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::routing::get;
 use daypass_protocol::tunnel::{ENROL_PATH, TUNNEL_PATH};
@@ -21,6 +23,7 @@ fn api() -> (Router<Ctx>, utoipa::openapi::OpenApi) {
         .merge(request::http::routes())
         .merge(session::http::routes())
         .merge(device::http::routes())
+        .merge(ssh::routes())
         .split_for_parts();
     description::finish(&mut api);
     (router, api)
@@ -34,7 +37,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Largest body of a request, in bytes: a reason that is far too long is still read, and refused in words.
 const MAX_BODY: usize = 256 * 1024;
 
-pub fn router(ctx: Ctx) -> Router {
+/// `gateway` is where SSH that comes by HTTPS goes in.
+pub fn router(ctx: Ctx, gateway: Entrance<GatewayDoor>) -> Router {
     let (routes, description) = api();
     let description = serde_json::to_string(&description).unwrap_or_default();
     let secure = |name: HeaderName, value: &'static str| {
@@ -50,6 +54,7 @@ pub fn router(ctx: Ctx) -> Router {
         .merge(ops::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(console::serve)
+        .layer(Extension(gateway))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(secure(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(secure(header::REFERRER_POLICY, "same-origin"))

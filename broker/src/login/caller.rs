@@ -20,6 +20,11 @@ const CSRF_HEADER: &str = "x-csrf-token";
 #[derive(Clone, Debug)]
 pub struct Caller(pub VerifiedPerson);
 
+/// The person who calls, by access token only: any page can make a browser open a WebSocket, and the
+/// browser's cookies may go with it.
+#[derive(Clone, Debug)]
+pub struct TokenCaller(pub VerifiedPerson);
+
 /// The person who calls, by browser session only: for what a stolen access token must not do.
 #[derive(Clone, Debug)]
 pub struct BrowserCaller {
@@ -35,10 +40,26 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         // A header that is there decides: a wrong token is not saved by a cookie beside it.
-        let Some(authorization) = parts.headers.get(header::AUTHORIZATION) else {
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
             let browser = BrowserCaller::from_request_parts(parts, state).await?;
             return Ok(Self(browser.person));
-        };
+        }
+        let TokenCaller(person) = TokenCaller::from_request_parts(parts, state).await?;
+        Ok(Self(person))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TokenCaller
+where
+    Login: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let authorization = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .ok_or_else(|| Problem::unauthenticated("There is no access token."))?;
         let token = authorization
             .to_str()
             .ok()

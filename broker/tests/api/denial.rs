@@ -49,6 +49,8 @@ const TABLE: &[(&str, [u16; 7])] = &[
     // 409: they may, and it is over already.
     ("POST /v1/sessions/{id}/end", [401, 404, 409, 404, 404, 409, 409]),
     ("GET /v1/sessions/{id}/recordings/{number}", [401, 404, 200, 404, 404, 200, 403]),
+    // The way to SSH's own proof, which asks everybody for a grant: as open as the SSH port.
+    ("GET /v1/ssh/{host}", [401, 101, 101, 101, 101, 101, 101]),
 ];
 
 /// `GET /v1/me` and its description, for all that the API describes.
@@ -71,6 +73,8 @@ enum Door {
     Browser,
     /// An access token, too.
     Either,
+    /// An access token alone opens it.
+    Token,
 }
 
 fn door(operation: &Value) -> Door {
@@ -78,6 +82,7 @@ fn door(operation: &Value) -> Door {
         None => Door::Either,
         Some([only]) if *only == json!({}) => Door::Public,
         Some([only]) if *only == json!({ "cookie": [] }) => Door::Browser,
+        Some([only]) if *only == json!({ "access_token": [] }) => Door::Token,
         other => panic!("security that this test does not know: {other:?}"),
     }
 }
@@ -113,6 +118,8 @@ async fn call(
         path = path.replace("{number}", "0");
     } else if path.contains("{user_code}") {
         path = path.replace("{user_code}", &world.cli_asks().await.1);
+    } else if path.starts_with("/v1/ssh/") {
+        path = path.replace("{host}", LAB);
     }
     let request = world.request(method, &path);
     match operation {
@@ -126,6 +133,12 @@ async fn call(
         })),
         "POST /v1/enrol-tokens" => request.json(&json!({ "product_line": "edge-gateway" })),
         "POST /v1/requests" => request.json(&ask_for(FIELD)),
+        "GET /v1/ssh/{host}" => request
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", daypass_protocol::api::SSH_PROTOCOL),
         "POST /v1/requests/{id}/deny" => request.json(&json!({ "comment": "not today" })),
         _ if method == "POST" => request.json(&json!({ "reason": "for the test" })),
         _ => request,
@@ -173,7 +186,9 @@ async fn every_operation_is_denied_to_whoever_may_not() {
                     browser.sign_in(caller).await.unwrap();
                     answer(browser.as_console(request).unwrap()).await
                 }
-                (Some(person), Door::Either) => answer(request.bearer_auth(&person.access)).await,
+                (Some(person), Door::Either | Door::Token) => {
+                    answer(request.bearer_auth(&person.access)).await
+                }
             };
             if answer.status != *expected {
                 let _ = writeln!(
@@ -216,6 +231,8 @@ async fn what_proves_nobody_opens_nothing() {
         refused(answer(again().header("cookie", "__Host-daypass=nobody")).await, "with a wrong cookie");
         if door == Door::Browser {
             refused(answer(again().bearer_auth(&engineer.access)).await, "with an access token");
+        } else if door == Door::Token {
+            refused(answer(engineer.browser.as_console(again()).unwrap()).await, "with a cookie");
         } else {
             let both = engineer.browser.as_console(again().bearer_auth(&forged)).unwrap();
             refused(answer(both).await, "with a forged token beside a cookie");

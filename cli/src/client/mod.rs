@@ -9,13 +9,19 @@ use crate::failure::Failure;
 use crate::profile::tokens::Tokens;
 use crate::profile::{Config, Profile, file};
 use crate::ui::words;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use daypass_protocol::api::{BrokerInfo, Problem, TokenAnswer, TokenError};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::header::{
+    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tls::Trust;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Most bytes of one JSON answer.
 const MAX_ANSWER: usize = 16 << 20;
@@ -65,6 +71,8 @@ impl Client {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("daypass/", env!("CARGO_PKG_VERSION")))
             .https_only(true)
+            // A WebSocket is an upgrade of HTTP/1.1, and nothing here is asked for in numbers.
+            .http1_only()
             // The API never redirects, and a token must not follow one.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -115,7 +123,8 @@ impl Client {
 
     async fn successful(&self, response: Response) -> Result<Response, Failure> {
         let status = response.status();
-        if status.is_success() {
+        // A switch of protocols is an answer to one question only, which looks for it.
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let is_problem = response
@@ -166,6 +175,36 @@ impl Client {
     pub async fn stream(&self, path: &str) -> Result<Body<'_>, Failure> {
         let response = self.authorised(|| self.request(Method::GET, path)).await?;
         Ok(Body { client: self, response })
+    }
+
+    /// Opens a WebSocket (RFC 6455 section 4.1) as everything else is asked for: by the same proxies, trust and
+    /// tokens. What comes back is the connection behind the handshake.
+    pub async fn websocket(&self, path: &[&str], protocol: &'static str) -> Result<Upgraded, Failure> {
+        let bad = |why: &str| Failure::BadAnswer { what: words::ANSWER, why: why.to_owned() };
+        let mut url = url::Url::parse(&self.base).map_err(|error| bad(&error.to_string()))?;
+        url.path_segments_mut().map_err(|()| bad(words::URL_UNREADABLE))?.clear().extend(path);
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| Failure::Random)?;
+        let key = STANDARD.encode(random);
+        let response = self
+            .authorised(|| {
+                self.http
+                    .get(url.clone())
+                    .header(CONNECTION, "upgrade")
+                    .header(UPGRADE, "websocket")
+                    .header(SEC_WEBSOCKET_VERSION, "13")
+                    .header(SEC_WEBSOCKET_KEY, &key)
+                    .header(SEC_WEBSOCKET_PROTOCOL, protocol)
+            })
+            .await?;
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS
+            || header(SEC_WEBSOCKET_ACCEPT) != Some(&derive_accept_key(key.as_bytes()))
+            || header(SEC_WEBSOCKET_PROTOCOL) != Some(protocol)
+        {
+            return Err(bad(words::NO_WEBSOCKET));
+        }
+        response.upgrade().await.map_err(|error| self.unsent(&error))
     }
 
     /// What anybody may know of this broker.

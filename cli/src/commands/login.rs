@@ -20,10 +20,12 @@ pub async fn run(context: &Context, args: LoginArgs) -> Result<(), Failure> {
         (None, Some(config)) => config.broker.clone(),
         (None, None) => return Err(Failure::NoBroker),
     };
+    let over = stored.as_ref().map(|config| config.over).unwrap_or_default();
     // What was trusted for one broker says nothing about another.
     let same = stored.filter(|config| config.broker == broker);
     let login = same.as_ref().map_or_else(usual_login, |config| config.login.clone());
-    let mut config = Config { broker: broker.clone(), fingerprint: None, own_ca: false, login };
+    // Which way leads out of this network does not depend on the broker.
+    let mut config = Config { broker: broker.clone(), fingerprint: None, own_ca: false, over, login };
     let trust = match (&args.ca_file, args.fingerprint, same) {
         (Some(path), _, _) => {
             let pem = file::read(path)?.ok_or_else(|| Failure::File {

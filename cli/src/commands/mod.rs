@@ -7,6 +7,7 @@ pub mod devices;
 pub mod login;
 pub mod logout;
 pub mod play;
+pub mod proxy;
 pub mod request;
 pub mod requests;
 pub mod sessions;
@@ -71,7 +72,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Sessions(args) => sessions::run(context, args).await,
         Verb::Play(args) => play::run(context, args).await,
         Verb::End { session, reason } => sessions::end(context, &session, reason).await,
-        Verb::Setup(SetupVerb::Ssh { yes }) => setup::run(context, yes).await,
+        Verb::Setup(SetupVerb::Ssh { yes, over }) => setup::run(context, yes, over).await,
         Verb::Device(verb) => match verb {
             DeviceVerb::EnrolToken { line, uses, lifetime, label } => {
                 device::enrol_token(context, line, uses, lifetime, label).await
@@ -83,6 +84,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
             DeviceVerb::Resume { device, reason } => device::change(context, &device, "resume", reason).await,
         },
         Verb::Completions { shell } => completions::run(context, shell),
+        Verb::Proxy { host } => proxy::run(context, &host).await,
         Verb::SshReady => ssh_ready::run(context).await,
     }
 }

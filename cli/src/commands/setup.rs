@@ -4,28 +4,30 @@ use super::Context;
 use crate::client::Client;
 use crate::clock;
 use crate::failure::Failure;
-use crate::profile::file;
+use crate::profile::{Config, Over, file};
 use crate::ssh::config::{Files, Gateway, INCLUDE, KNOWN_HOSTS, own_ssh_dir, with_include};
 use crate::ssh::identity;
 use crate::ui::words;
 use std::os::unix::fs::PermissionsExt as _;
 
-pub async fn run(context: &Context, yes: bool) -> Result<(), Failure> {
+pub async fn run(context: &Context, yes: bool, over: Option<Over>) -> Result<(), Failure> {
     let (ui, profile) = (context.ui, &context.profile);
-    let (client, config) = Client::of(profile)?;
+    let (client, before) = Client::of(profile)?;
+    let config = Config { over: over.unwrap_or(before.over), ..before.clone() };
     let info = client.broker_info().await?;
     let gateway = Gateway::from_info(&info)?;
     let program = std::env::current_exe().map_err(Failure::Ssh)?;
-    let files = Files::of(&gateway, profile, &program)?;
+    let files = Files::of(&gateway, profile, config.over, &program)?;
     let include = profile.path(INCLUDE);
     let known_hosts = profile.path(KNOWN_HOSTS);
 
     let dir = own_ssh_dir()?;
     let own = dir.join("config");
-    let before = file::read(&own)?;
-    let after = with_include(before.as_deref().unwrap_or(""), &include)?;
+    let found = file::read(&own)?;
+    let after = with_include(found.as_deref().unwrap_or(""), &include)?;
 
-    let in_place = before.as_ref() == Some(&after)
+    let in_place = config.over == before.over
+        && found.as_ref() == Some(&after)
         && file::read(&include)?.as_ref() == Some(&files.include)
         && file::read(&known_hosts)?.as_ref() == Some(&files.known_hosts);
     if in_place {
@@ -44,6 +46,8 @@ pub async fn run(context: &Context, yes: bool) -> Result<(), Failure> {
                 return Err(Failure::Refused);
             }
         }
+        // `daypass ssh` goes the same way from now on.
+        profile.write_config(&config)?;
         files.write(profile)?;
         if !dir.exists() {
             file::make_private_dir(&dir)?;

@@ -6,8 +6,8 @@ use crate::args::SshArgs;
 use crate::client::Client;
 use crate::clock;
 use crate::failure::Failure;
-use crate::profile::Config;
-use crate::ssh::config::{Files, Gateway, OWN_CONFIG};
+use crate::profile::{Config, Over};
+use crate::ssh::config::{Files, Gateway, OWN_CONFIG, way};
 use crate::ssh::identity;
 use crate::ui::words;
 use daypass_protocol::api::{GrantState, Request, RequestState};
@@ -40,13 +40,23 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     };
 
     let info = client.broker_info().await?;
-    identity::ensure(&client, &context.profile, &info.identity_cas, clock::now()).await?;
     let gateway = Gateway::from_info(&info)?;
+    let over = args.over.unwrap_or(config.over);
+    let looking = async { if over == Over::Ssh { gateway.no_way_by_ssh().await } else { None } };
+    let ready = identity::ensure(&client, &context.profile, &info.identity_cas, clock::now());
+    let (ready, no_way) = tokio::join!(ready, looking);
+    ready?;
+    // ssh may know a way that is not seen here, so it is asked all the same.
+    if let Some(hint) = no_way {
+        context.ui.note(&hint);
+    }
     let program = std::env::current_exe().map_err(Failure::Ssh)?;
-    Files::of(&gateway, &context.profile, &program)?.write(&context.profile)?;
+    Files::of(&gateway, &context.profile, config.over, &program)?.write(&context.profile)?;
+    let other_way =
+        (over != config.over).then(|| way(&gateway, &context.profile, over, &program)).transpose()?;
 
     // Only returns if ssh could not be started: from here on, exit code, terminal and agent are its own.
-    Err(Failure::Ssh(command(context, &gateway, &device, &grant.login, &args).exec()))
+    Err(Failure::Ssh(command(context, &gateway, &device, &grant.login, other_way, &args).exec()))
 }
 
 /// My requests for this device, newest first; after signing in, where that is needed and possible.
@@ -157,6 +167,7 @@ fn command(
     gateway: &Gateway,
     device: &DeviceId,
     login: &Login,
+    other_way: Option<String>,
     args: &SshArgs,
 ) -> Command {
     let mut ssh = Command::new("ssh");
@@ -164,6 +175,9 @@ fn command(
     // The names are explained in `ssh::config`.
     let host = gateway.host_name(device);
     ssh.arg("-o").arg(format!("HostName={host}")).arg("-o").arg(format!("HostKeyAlias={host}"));
+    if let Some(way) = other_way {
+        ssh.arg("-o").arg(way);
+    }
     if args.tty {
         ssh.arg("-t");
     }

@@ -15,6 +15,7 @@ pub mod tokens;
 
 use crate::client::tls::Fingerprint;
 use crate::failure::Failure;
+use clap::ValueEnum;
 use daypass_protocol::ids::Login;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,9 +60,29 @@ pub struct Config {
     /// Trust `broker-ca.pem` and nothing else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_ca: bool,
+    /// How the gateway is reached.
+    #[serde(default, skip_serializing_if = "Over::is_usual")]
+    pub over: Over,
     /// Login to ask for when nothing else says which.
     #[serde(default = "usual_login")]
     pub login: Login,
+}
+
+/// The port by which the gateway is reached. SSH's own unless somebody says otherwise: `ssh` then needs nothing
+/// but itself, and goes on when a sign-in has ended and the certificate has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Over {
+    #[default]
+    Ssh,
+    Https,
+}
+
+impl Over {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 pub fn usual_login() -> Login {
@@ -200,11 +221,13 @@ mod tests {
             broker: "https://b".to_owned(),
             fingerprint: Some(Fingerprint([7; 32])),
             own_ca: false,
+            over: Over::Https,
             login: usual_login(),
         };
         profile.write_config(&config).unwrap();
         let read = profile.config().unwrap().unwrap();
         assert_eq!((read.broker, read.fingerprint), (config.broker, config.fingerprint));
+        assert_eq!(read.over, Over::Https);
         profile.write("config.toml", b"broker = 3").unwrap();
         assert!(matches!(profile.config(), Err(Failure::Corrupt { .. })));
     }

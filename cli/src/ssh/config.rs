@@ -10,7 +10,7 @@
 //! profile that is refused would be tried again with the identity of another.
 
 use crate::failure::Failure;
-use crate::profile::Profile;
+use crate::profile::{Over, Profile};
 use crate::ssh::identity::{CERTIFICATE, KEY};
 use crate::ui::words;
 use daypass_protocol::api::BrokerInfo;
@@ -18,10 +18,14 @@ use daypass_protocol::ids::DeviceId;
 use daypass_protocol::ssh_key::PublicKey;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub const OWN_CONFIG: &str = "ssh_config";
 pub const INCLUDE: &str = "ssh_include";
 pub const KNOWN_HOSTS: &str = "known_hosts";
+
+/// How long the gateway's SSH port may take to be there.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Stands between the device and the suffix in the names that `daypass ssh` uses.
 const AS: &str = "as";
@@ -74,6 +78,17 @@ impl Gateway {
         })
     }
 
+    /// Why the SSH port cannot be reached from here, in words for the person; `None` if it can.
+    pub async fn no_way_by_ssh(&self) -> Option<String> {
+        let connecting = tokio::net::TcpStream::connect((self.host.as_str(), self.port));
+        let why = match tokio::time::timeout(PATIENCE, connecting).await {
+            Ok(Ok(_)) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => words::NO_ANSWER_IN_TIME.to_owned(),
+        };
+        Some(words::no_ssh_port(&self.host, self.port, &why))
+    }
+
     /// `gw-0042.daypass`: the name that the host certificate carries.
     pub fn host_name(&self, device: &DeviceId) -> String {
         format!("{device}.{}", self.suffix)
@@ -109,6 +124,8 @@ fn quotable(path: &Path) -> Result<&str, Failure> {
 struct Blocks<'a> {
     gateway: &'a Gateway,
     profile: &'a Profile,
+    /// This program's own path, for ssh to call.
+    program: &'a Path,
 }
 
 impl Blocks<'_> {
@@ -166,6 +183,37 @@ impl Blocks<'_> {
     fn jump(&self) -> String {
         format!("ProxyJump {}", self.jump_alias())
     }
+
+    /// This program as ssh calls it, in single quotes for the shell that ssh starts.
+    fn own_program(&self) -> Result<String, Failure> {
+        let (program, home) = (quotable(self.program)?, quotable(self.profile.home())?);
+        Ok(format!("'{program}' --home '{home}' --profile {}", self.profile.name))
+    }
+
+    fn https(&self) -> Result<String, Failure> {
+        Ok(format!("ProxyCommand {} proxy -- '%h'", self.own_program()?))
+    }
+
+    /// How `daypass ssh` reaches a device.
+    fn own_way(&self, over: Over) -> Result<String, Failure> {
+        match over {
+            Over::Ssh => self.jump_with_own_config(),
+            Over::Https => self.https(),
+        }
+    }
+
+    /// How plain ssh reaches a device.
+    fn plain_way(&self, over: Over) -> Result<String, Failure> {
+        match over {
+            Over::Ssh => Ok(self.jump()),
+            Over::Https => self.https(),
+        }
+    }
+}
+
+/// The option by which `daypass ssh` goes another way than the profile's, this once.
+pub fn way(gateway: &Gateway, profile: &Profile, over: Over, program: &Path) -> Result<String, Failure> {
+    Blocks { gateway, profile, program }.own_way(over)
 }
 
 /// The files of a profile, as they should be.
@@ -178,9 +226,9 @@ pub struct Files {
 
 impl Files {
     /// `program` is this program's own path, for ssh to call.
-    pub fn of(gateway: &Gateway, profile: &Profile, program: &Path) -> Result<Self, Failure> {
+    pub fn of(gateway: &Gateway, profile: &Profile, over: Over, program: &Path) -> Result<Self, Failure> {
         let suffix = &gateway.suffix;
-        let blocks = Blocks { gateway, profile };
+        let blocks = Blocks { gateway, profile, program };
         // A shared master connection would carry one profile's session on another profile's identity.
         let own_config = format!(
             "{}{}{}    ControlMaster no\n    ControlPath none\n\nMatch all\nInclude ~/.ssh/config\n\
@@ -189,18 +237,16 @@ impl Files {
             blocks.gateway_block()?,
             blocks.device_block(
                 &format!("*.{}.{AS}.{suffix}", profile.name),
-                &blocks.jump_with_own_config()?
+                &blocks.own_way(over)?
             )?,
         );
         let include = format!(
-            "{}{}{}\nMatch originalhost *.{suffix},!*.{AS}.{suffix} exec \"'{}' --home '{}' --profile {} ssh-ready\"\n\
+            "{}{}{}\nMatch originalhost *.{suffix},!*.{AS}.{suffix} exec \"{} ssh-ready\"\n\
              \x20   ConnectTimeout 30\n",
             words::GENERATED,
             blocks.gateway_block()?,
-            blocks.device_block(&format!("*.{suffix} !*.{AS}.{suffix}"), &blocks.jump())?,
-            quotable(program)?,
-            quotable(profile.home())?,
-            profile.name,
+            blocks.device_block(&format!("*.{suffix} !*.{AS}.{suffix}"), &blocks.plain_way(over)?)?,
+            blocks.own_program()?,
         );
         Ok(Self { own_config, include, known_hosts: gateway.known_hosts() })
     }
@@ -298,12 +344,30 @@ mod tests {
         let gateway = Gateway::from_info(&info()).unwrap();
         for bad in ["/a\"b", "/a'b", "/a%h", "/a$HOME", "/a\nb", "/a*", "/a\\b"] {
             assert!(matches!(
-                Files::of(&gateway, &profile(bad), Path::new("/usr/bin/daypass")),
+                Files::of(&gateway, &profile(bad), Over::Ssh, Path::new("/usr/bin/daypass")),
                 Err(Failure::UnfitPath(_))
             ));
-            assert!(Files::of(&gateway, &profile("/h"), Path::new(bad)).is_err(), "{bad}");
+            for over in [Over::Ssh, Over::Https] {
+                assert!(Files::of(&gateway, &profile("/h"), over, Path::new(bad)).is_err(), "{bad}");
+            }
         }
-        assert!(Files::of(&gateway, &profile("/My Files"), Path::new("/usr/bin/daypass")).is_ok());
+        assert!(Files::of(&gateway, &profile("/My Files"), Over::Https, Path::new("/usr/bin/daypass")).is_ok());
+    }
+
+    #[test]
+    fn over_https_devices_are_reached_without_the_gateways_ssh_port() {
+        let gateway = Gateway::from_info(&info()).unwrap();
+        let files = Files::of(&gateway, &profile("/h"), Over::Https, Path::new("/bin/daypass")).unwrap();
+        let way = "    ProxyCommand '/bin/daypass' --home '/h' --profile ana proxy -- '%h'\n";
+        for file in [&files.own_config, &files.include] {
+            assert!(file.contains(way) && !file.contains("ProxyJump") && !file.contains(" -W "), "{file}");
+        }
+        assert_eq!(way_of(&gateway, Over::Https), way.trim());
+        assert!(way_of(&gateway, Over::Ssh).contains(" -W "));
+    }
+
+    fn way_of(gateway: &Gateway, over: Over) -> String {
+        way(gateway, &profile("/h"), over, Path::new("/bin/daypass")).unwrap()
     }
 
     #[test]

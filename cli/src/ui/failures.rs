@@ -61,6 +61,9 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
             format!("{url} cannot be reached: {why}"),
             hint("check the address and your network, then try again"),
         ),
+        Failure::Cut { url, why } => {
+            (format!("the connection to {url} was cut: {why}"), hint("connect again"))
+        }
         Failure::Untrusted { url, why } => (
             format!("the certificate of {url} is not trusted: {why}"),
             hint(

@@ -21,6 +21,8 @@ Exit codes:
 Environment:
   DAYPASS_PROFILE  as --profile
   DAYPASS_BROKER   as login --broker
+  HTTPS_PROXY      http://[user:password@]host:port, through which the broker is reached
+  NO_PROXY         hosts that are reached without it
   NO_COLOR         no colours";
 
 pub const NO_CHANNELS: &str = "name at least one of shell, exec, sftp, forward";
@@ -37,6 +39,10 @@ pub const CERTIFICATE: &str = "the certificate that the broker sent";
 pub const NO_ANSWER: &str = "(asked; no answer is on record)";
 pub const RECORDING: &str = "the recording";
 pub const CA_FILE: &str = "the certificate authority";
+pub const NO_WEBSOCKET: &str = "it opened no WebSocket for SSH";
+pub const NOT_SSH: &str = "what came is not SSH";
+pub const NO_ANSWER_IN_TIME: &str = "no answer";
+pub const NO_GOODBYE: &str = "it ended without a goodbye";
 pub const TOO_LARGE: &str = "it is too large";
 pub const NO_CERTIFICATE: &str = "there is no PEM certificate in it";
 pub const CA_MISSING: &str = "it is missing";
@@ -143,6 +149,14 @@ fn indented<'t>(lines: impl Iterator<Item = &'t str>) -> String {
 
 pub fn set_up(login: &str, suffix: &str) -> String {
     format!("Now `ssh {login}@DEVICE.{suffix}` works while you have a grant for it.")
+}
+
+/// Said before ssh itself says that it fails.
+pub fn no_ssh_port(host: &str, port: u16, why: &str) -> String {
+    format!(
+        "hint: {host} port {port} cannot be reached ({why}); \
+         if only HTTPS gets out of your network, run `daypass setup ssh --over https`"
+    )
 }
 
 pub fn client(version: &str, host: &str) -> String {
