@@ -20,6 +20,11 @@ pub enum Failure {
         url: String,
         why: String,
     },
+    /// What HTTPS_PROXY names lets nobody through, or not us.
+    Proxy {
+        url: String,
+        why: String,
+    },
     /// A connection that was open ended without a goodbye.
     Cut {
         url: String,

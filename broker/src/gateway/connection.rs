@@ -172,7 +172,9 @@ impl<D: Door> Connection<D> {
             }),
             Place::Direct { caller, .. } if !inside.door.same_person(caller, &person) => Err(NotAllowed {
                 kind: RefusedKind::OtherPerson,
-                refusal: Refusal::new("the certificate is another person's than the sign-in of daypass proxy"),
+                refusal: Refusal::new(
+                    "the certificate is another person's than the sign-in of daypass proxy",
+                ),
             }),
             Place::Inner { device, .. } | Place::Direct { device, .. } => {
                 Gate::purpose_of_inner(user, device)

@@ -71,8 +71,7 @@ impl<D: Door> Entrance<D> {
         let slot = self.admit(caller.source).map_err(|_| NotLetIn::Full)?;
         let Some(device) = inside.gate.device(host) else {
             let NotAllowed { kind, refusal } = Gate::no_device(host);
-            let refused =
-                Refused { kind, message: refusal.to_string(), source: caller.source, device: None };
+            let refused = Refused { kind, message: refusal.to_string(), source: caller.source, device: None };
             let record = inside.door.refused(Some(&caller.person), refused);
             if timeout(inside.limits.step, record).await.is_err() {
                 tracing::warn!("a refusal was not recorded in time");

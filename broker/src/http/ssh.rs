@@ -55,7 +55,8 @@ async fn ssh(
     match entrance.ask(caller, &host).await {
         Ok(ticket) => Ok(upgrade.on_upgrade(move |socket| async move { ticket.enter(socket) })),
         Err(NotLetIn::NotADevice(refusal)) => {
-            Err(Problem::bad_request("not_a_device", refusal.to_string()).hint("List them: `daypass devices`"))
+            Err(Problem::bad_request("not_a_device", refusal.to_string())
+                .hint("List them: `daypass devices`"))
         }
         Err(NotLetIn::Full) => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -63,11 +64,9 @@ async fn ssh(
             "Too many SSH connections are being set up, here or from your address.",
         )
         .hint("Try again in a moment.")),
-        Err(NotLetIn::Refused(refusal)) => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
-            refusal.to_string(),
-        )),
+        Err(NotLetIn::Refused(refusal)) => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", refusal.to_string()))
+        }
     }
 }
 

@@ -344,7 +344,7 @@ pub fn pattern(at: usize, len: usize) -> Bytes {
 }
 
 pub struct World {
-    pub gateway: Gateway,
+    pub gateway: Gateway<TestDoor>,
     pub door: Arc<TestDoor>,
     pub seen: Arc<Seen>,
     pub folder: tempfile::TempDir,

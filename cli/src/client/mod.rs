@@ -25,6 +25,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Most bytes of one JSON answer.
 const MAX_ANSWER: usize = 16 << 20;
+/// How the HTTP library begins what it says of a proxy's answer to CONNECT; it has no type for it.
+const TUNNEL_ERROR: &str = "tunnel error: ";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence that ends a request. Longer than the broker's longest poll.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
@@ -91,7 +93,13 @@ impl Client {
         let url = self.base.clone();
         match tls::certificate_error(error) {
             Some(why) => Failure::Untrusted { url, why: why.to_string() },
-            None => Failure::Unreachable { url, why: causes(error) },
+            None => {
+                let why = causes(error);
+                match why.strip_prefix(TUNNEL_ERROR) {
+                    Some(why) => Failure::Proxy { url, why: why.to_owned() },
+                    None => Failure::Unreachable { url, why },
+                }
+            }
         }
     }
 

@@ -235,10 +235,7 @@ impl Files {
              Match all\nInclude /etc/ssh/ssh_config\n",
             words::GENERATED,
             blocks.gateway_block()?,
-            blocks.device_block(
-                &format!("*.{}.{AS}.{suffix}", profile.name),
-                &blocks.own_way(over)?
-            )?,
+            blocks.device_block(&format!("*.{}.{AS}.{suffix}", profile.name), &blocks.own_way(over)?)?,
         );
         let include = format!(
             "{}{}{}\nMatch originalhost *.{suffix},!*.{AS}.{suffix} exec \"{} ssh-ready\"\n\
@@ -351,7 +348,9 @@ mod tests {
                 assert!(Files::of(&gateway, &profile("/h"), over, Path::new(bad)).is_err(), "{bad}");
             }
         }
-        assert!(Files::of(&gateway, &profile("/My Files"), Over::Https, Path::new("/usr/bin/daypass")).is_ok());
+        assert!(
+            Files::of(&gateway, &profile("/My Files"), Over::Https, Path::new("/usr/bin/daypass")).is_ok()
+        );
     }
 
     #[test]

@@ -61,6 +61,12 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
             format!("{url} cannot be reached: {why}"),
             hint("check the address and your network, then try again"),
         ),
+        Failure::Proxy { url, why } => (
+            format!("the proxy on the way to {url} refused: {why}"),
+            hint(
+                "HTTPS_PROXY names it, as http://user:password@host:port; NO_PROXY names what it is not for",
+            ),
+        ),
         Failure::Cut { url, why } => {
             (format!("the connection to {url} was cut: {why}"), hint("connect again"))
         }

@@ -151,7 +151,7 @@ impl Broker {
         broker
     }
 
-    fn info(&self) -> Value {
+    pub fn info(&self) -> Value {
         json!({
             "version": "0.1.0", "url": self.url, "ssh_host": "127.0.0.1", "ssh_port": 2222,
             "host_suffix": "daypass",
@@ -163,6 +163,11 @@ impl Broker {
     /// Answers the next such question, and all later ones unless there is another answer.
     pub fn on(&self, what: &str, reply: Reply) {
         self.inner.replies.lock().unwrap().entry(what.to_owned()).or_default().push_back(reply);
+    }
+
+    /// Answers such questions like this, whatever was to be answered before.
+    pub fn instead(&self, what: &str, reply: Reply) {
+        self.inner.replies.lock().unwrap().insert(what.to_owned(), [reply].into());
     }
 
     pub fn heard(&self, what: &str) -> Vec<String> {

@@ -12,6 +12,7 @@
 
 mod device;
 mod evidence;
+mod forward_proxy;
 mod process;
 mod program;
 mod proxy;
@@ -19,6 +20,7 @@ mod world;
 
 pub use device::{Device, configure, join_token, shim_enrol};
 pub use evidence::{flip_one_bit, recordings_of};
+pub use forward_proxy::ForwardProxy;
 pub use process::{alive, marker, sleepers};
 pub use program::{Done, Program};
 pub use proxy::Proxy;
