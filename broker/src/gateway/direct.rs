@@ -9,7 +9,7 @@
 //! ([`super::Limits::keepalive`]) is what keeps middleboxes from taking a quiet connection for a dead one.
 
 use super::connection::{Place, serve};
-use super::door::{Door, HostIdentity, Refusal, Refused};
+use super::door::{Door, HostIdentity, Refusal, Refused, RefusedKind};
 use super::front::{Entrance, Slot};
 use super::gate::{Gate, NotAllowed};
 use super::ssh;
@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Bytes that may wait between the WebSocket and the SSH connection, each way.
 const PIPE: usize = 128 * 1024;
@@ -72,16 +72,27 @@ impl<D: Door> Entrance<D> {
         let Some(device) = inside.gate.device(host) else {
             let NotAllowed { kind, refusal } = Gate::no_device(host);
             let refused = Refused { kind, message: refusal.to_string(), source: caller.source, device: None };
-            let record = inside.door.refused(Some(&caller.person), refused);
-            if timeout(inside.limits.step, record).await.is_err() {
-                tracing::warn!("a refusal was not recorded in time");
-            }
+            self.record(Some(&caller.person), refused).await;
             return Err(NotLetIn::NotADevice(refusal));
         };
         match timeout(inside.limits.step, inside.door.host_identity(&device)).await {
             Err(_) => Err(NotLetIn::Refused(Refusal::new("the gateway is busy: try again"))),
             Ok(Err(refusal)) => Err(NotLetIn::Refused(refusal)),
             Ok(Ok(identity)) => Ok(Ticket { entrance: self.clone(), slot, caller, device, identity }),
+        }
+    }
+
+    /// Records that somebody whom nothing proves asked for what they call `host`.
+    pub async fn stranger(&self, source: SocketAddr, host: &str, why: &str) {
+        let device = self.inside().gate.device(host);
+        self.record(None, Refused { kind: RefusedKind::Token, message: why.to_owned(), source, device })
+            .await;
+    }
+
+    async fn record(&self, person: Option<&D::Person>, refused: Refused) {
+        let inside = self.inside();
+        if timeout(inside.limits.step, inside.door.refused(person, refused)).await.is_err() {
+            warn!("a refusal was not recorded in time");
         }
     }
 }

@@ -103,6 +103,8 @@ pub struct Client {
 /// Something that the gate does not let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefusedKind {
+    /// Of the way in by HTTPS: no access token, or none that is good.
+    Token,
     Certificate,
     BareKey,
     OtherPerson,
@@ -123,6 +125,7 @@ pub enum RefusedKind {
 impl RefusedKind {
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Token => "token",
             Self::Certificate => "certificate",
             Self::BareKey => "bare-key",
             Self::OtherPerson => "other-person",

@@ -7,11 +7,12 @@ use super::parameters::Path;
 use crate::broker::Ctx;
 use crate::gateway::{Caller, Entrance, NotLetIn};
 use crate::login::TokenCaller;
+use crate::login::limit::network;
 use crate::session::GatewayDoor;
-use axum::extract::Extension;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::api::{SSH_MESSAGE, SSH_PROTOCOL};
@@ -31,16 +32,31 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
     responses((status = 101, description = "The WebSocket is open, and the server's SSH identification comes first"),
         (status = 400), (status = 401), (status = 426), (status = 503)))]
 async fn ssh(
-    TokenCaller(person): TokenCaller,
-    Path(host): Path<String>,
+    State(ctx): State<Ctx>,
     Extension(entrance): Extension<Entrance<GatewayDoor>>,
     facts: Facts,
+    caller: Result<TokenCaller, Problem>,
+    host: Result<Path<String>, Problem>,
     upgrade: Upgrade,
 ) -> Result<Response, Problem> {
     // Without the address that it comes from there would be no limit.
     let Ok(Extension(facts)) = facts else {
         return Err(Problem::unavailable("SSH over HTTPS", &"the server did not say where it comes from"));
     };
+    let person = match caller {
+        Ok(TokenCaller(person)) => person,
+        Err(problem) => {
+            // On record as on the SSH port; but asking here costs a stranger next to nothing.
+            let first = ctx.ssh_strangers.allow(&ctx.clock, &network(facts.peer.ip()));
+            if first && problem.body().status == StatusCode::UNAUTHORIZED.as_u16() {
+                let host = host.as_ref().map_or("", |Path(host)| host.as_str());
+                let why = problem.body().detail.as_deref().unwrap_or_default();
+                entrance.stranger(facts.peer, host, why).await;
+            }
+            return Err(problem);
+        }
+    };
+    let Path(host) = host?;
     let upgrade = match upgrade {
         Ok(upgrade) => {
             upgrade.protocols([SSH_PROTOCOL]).max_message_size(SSH_MESSAGE).max_frame_size(SSH_MESSAGE)

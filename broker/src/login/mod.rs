@@ -12,7 +12,7 @@ mod config;
 mod fetch;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 pub mod http;
-mod limit;
+pub(crate) mod limit;
 mod oidc;
 mod person;
 mod store;

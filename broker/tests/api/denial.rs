@@ -343,4 +343,16 @@ async fn refusals_and_replays_are_on_record() {
         (events("recording.read", &operator).await, events("action.refused", &operator).await),
         (0, 1)
     );
+
+    // SSH over HTTPS without a sign-in, as on the SSH port; only so often.
+    for _ in 0..25 {
+        answer(world.request("GET", "/v1/ssh/gw-0043").bearer_auth("no-token")).await.problem(401);
+    }
+    let strangers: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM audit_event WHERE kind = 'gateway.refused' AND device = 'gw-0043' AND detail LIKE '%token%'",
+    )
+    .fetch_one(world.ctx.db.pool())
+    .await
+    .unwrap();
+    assert_eq!(strangers, 20);
 }

@@ -77,11 +77,13 @@ pub async fn run(context: &Context, host: &str) -> Result<(), Failure> {
     tokio::select! {
         ended = &mut up => ended,
         ended = &mut down => {
+            // Said while ssh still waits: once it sees the end, it ends this program too.
+            ended?;
             // ssh reads to the end and goes; a read of standard input that still waits then is left behind.
             let nowhere = File::options().write(true).open("/dev/null").map_err(Failure::Output)?;
             rustix::stdio::dup2_stdout(nowhere).map_err(|error| Failure::Output(error.into()))?;
             let _ = timeout(LINGER, up).await;
-            ended
+            Ok(())
         }
     }
 }

@@ -163,6 +163,7 @@ fn over_https__without_a_sign_in_there_is_no_way_in() {
     let done = world.ssh(&["-o", &proxy, "diag@gw-nobody.daypass", "echo reached"]).with(255);
     done.says("error: you are not signed in");
     assert_eq!(done.out(), "");
+    world.audited("gateway.refused", &["gw-nobody", "\"what\":\"token\""]);
     assert_eq!(device.journal(), "", "nothing reached the device");
 }
 
@@ -334,6 +335,8 @@ fn over_https__through_an_http_proxy_which_is_the_only_way_out() {
             ssh.env_remove(name);
         }
         match https_proxy {
+            // Both spellings are read.
+            Some(url) if url.contains('@') => ssh.env_remove("HTTPS_PROXY").env("https_proxy", url),
             Some(url) => ssh.env("HTTPS_PROXY", url),
             None => ssh.env_remove("HTTPS_PROXY"),
         };
