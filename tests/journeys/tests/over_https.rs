@@ -96,7 +96,8 @@ fn over_https__files_by_scp_and_a_hundred_megabytes_byte_for_byte() {
     let (_device, _) = device(&world, "gw-bulk", "exec,sftp");
     let here = world.dir().join("bulk");
     std::fs::create_dir_all(&here).unwrap();
-    let content: Vec<u8> = (0..5_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    let content: Vec<u8> =
+        (0..5_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect();
     let (up, there, down) = (here.join("up"), here.join("there"), here.join("down"));
     std::fs::write(&up, &content).unwrap();
     let remote = format!("diag@gw-bulk.daypass:{}", there.display());
@@ -132,6 +133,7 @@ fn over_https__the_device_shows_its_own_host_certificate_and_no_other() {
     seen.says("Host 'gw-host.daypass' is known and matches the ED25519-CERT host certificate.");
     seen.says("Authenticated to gw-host.daypass (via proxy)");
     let alias = ["-o", "HostKeyAlias=gw-0042.daypass", "diag@gw-host.daypass", "echo reached"];
+    until("the device to have written the end", || device.journal().contains("\"ended\""));
     let journal = device.journal();
     let done = world.ssh(&alias).with(255);
     done.says("name is not a listed principal");
