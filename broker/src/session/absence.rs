@@ -1,4 +1,4 @@
-//! The device's connection is lost: the session waits for it, and everybody can see that it does.
+//! The device is away, or does not answer: the session waits for it, and everybody can see that it does.
 
 use super::End;
 use super::join::Running;
@@ -11,29 +11,105 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
+/// How long a command or a file transfer stands still before it is told why. A terminal is told at once.
+const STILL: Duration = Duration::from_secs(8);
+
+/// In which way a device is missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missed {
+    /// Its connection is gone.
+    Lost,
+    /// Its connection stands, and nobody answers on it.
+    Silent,
+}
+
+impl Missed {
+    fn begins(self, grace: Duration) -> String {
+        match self {
+            Self::Lost => {
+                format!("the device's connection was lost; waiting for it, {} at most", spell(grace))
+            }
+            Self::Silent => format!("the device does not answer; waiting for it, {} at most", spell(grace)),
+        }
+    }
+
+    fn is_over(self, after: Duration) -> String {
+        match self {
+            Self::Lost => format!("the device is back after {}", spell(after)),
+            Self::Silent => format!("the device answers again after {}", spell(after)),
+        }
+    }
+
+    /// What the end of the session says.
+    fn lasted(self, grace: Duration) -> String {
+        match self {
+            Self::Lost => format!("it did not come back within {}", spell(grace)),
+            Self::Silent => format!("it did not answer for {}", spell(grace)),
+        }
+    }
+}
+
 /// Ends when the device has been away for longer than a session waits; with what to end it then.
 pub(super) async fn lasting(running: &Running, mut tunnel: Arc<Tunnel>) -> End {
     let grace = running.grace();
     loop {
-        tunnel.closed().await;
+        let missed = tokio::select! {
+            biased;
+            () = tunnel.closed() => Missed::Lost,
+            () = tunnel.answering(false) => Missed::Silent,
+        };
         if grace.is_zero() {
-            return End::because(EndReason::DeviceLost);
+            return match missed {
+                Missed::Lost => End::because(EndReason::DeviceLost),
+                Missed::Silent => End::with(EndReason::DeviceLost, "it does not answer"),
+            };
         }
-        let lost = Instant::now();
-        running.note(SessionEvent::DeviceLost).await;
-        audited(running, Kind::SessionWaiting, serde_json::json!({ "grace_s": grace.as_secs() })).await;
-        running
-            .live()
-            .notice(format!("the device's connection was lost; waiting for it, {} at most", spell(grace)));
-        let Ok(next) = timeout(grace, running.tunnels().wait_for(&running.live().device)).await else {
-            return End::with(EndReason::DeviceLost, format!("it did not come back within {}", spell(grace)));
+        let since = Instant::now();
+        let (live, silent) = (running.live(), missed == Missed::Silent);
+        let mut told = silent;
+        live.notice(missed.begins(grace));
+        if told {
+            live.alarm(missed.begins(grace));
+        }
+        let waited = async {
+            let note = async {
+                running.note(SessionEvent::DeviceLost).await;
+                let detail = serde_json::json!({ "grace_s": grace.as_secs(), "silent": silent });
+                audited(running, Kind::SessionWaiting, detail).await;
+            };
+            let (tunnel, ()) = tokio::join!(back(running), note);
+            tunnel
+        };
+        tokio::pin!(waited);
+        let mut next = timeout(if told { grace } else { STILL.min(grace) }, &mut waited).await;
+        if next.is_err() && !told && grace > STILL {
+            told = true;
+            live.alarm(missed.begins(grace));
+            next = timeout(grace.saturating_sub(since.elapsed()), &mut waited).await;
+        }
+        let Ok(next) = next else {
+            return End::with(EndReason::DeviceLost, missed.lasted(grace));
         };
         tunnel = next;
-        let after = lost.elapsed();
+        let after = since.elapsed();
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         running.note(SessionEvent::DeviceBack { after_ms }).await;
         audited(running, Kind::SessionResumed, serde_json::json!({ "after_ms": after_ms })).await;
-        running.live().notice(format!("the device is back after {}", spell(after)));
+        live.notice(missed.is_over(after));
+        if told {
+            live.alarm(missed.is_over(after));
+        }
+    }
+}
+
+/// Waits until the device has a tunnel and answers on it.
+async fn back(running: &Running) -> Arc<Tunnel> {
+    loop {
+        let tunnel = running.tunnels().wait_for(&running.live().device).await;
+        tokio::select! {
+            () = tunnel.answering(true) => return tunnel,
+            () = tunnel.closed() => {}
+        }
     }
 }
 

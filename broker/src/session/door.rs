@@ -85,9 +85,13 @@ impl Door for GatewayDoor {
         };
         login::from_identity_certificate(&self.ctx.db, &verified, now).await.map_err(|error| {
             tracing::warn!(%source, cause = %error, "an identity certificate was refused");
-            NotAuthenticated::Known(
-                Refusal::new("your sign-in is not valid any more").hint("run: daypass login"),
-            )
+            NotAuthenticated::Known(match error {
+                login::Error::NotSignedIn(_) => {
+                    Refusal::new("your sign-in is not valid any more").hint("run: daypass login")
+                }
+                _ => Refusal::new("the broker cannot check your sign-in now; the cause is in its log")
+                    .hint("try again in a moment"),
+            })
         })
     }
 

@@ -394,6 +394,8 @@ async fn join(
             }
         }
     };
+    let mut alarms = live.alarms.subscribe();
+    let alarmed = terminal.is_none() && kind != ChannelKind::Forward;
     let down = async {
         let (mut left, mut over) = (false, None);
         // In order: recorded, then delivered. The writer has the next pieces while it answers for the first.
@@ -409,6 +411,11 @@ async fn join(
                         // Nobody reads any more; what the process still says is recorded all the same.
                         left = left || output.send(message).await.is_err();
                     }
+                }
+                // One that was missed among many is no loss: the newest is here.
+                Ok(line) = alarms.recv(), if alarmed && over.is_none() => {
+                    let line = format!("daypass: {line}\n");
+                    left = left || output.send(ToEngineer::Stderr(line.into())).await.is_err();
                 }
                 message = from_device.recv(), if over.is_none() && recording.len() < AHEAD => {
                     let (messages, pending) = match message {

@@ -112,6 +112,8 @@ pub struct Live {
     activity: Activity,
     end: watch::Sender<Option<End>>,
     notices: broadcast::Sender<String>,
+    /// For channels without a terminal.
+    alarms: broadcast::Sender<String>,
 }
 
 impl Live {
@@ -128,6 +130,7 @@ impl Live {
             activity: Activity::default(),
             end: watch::Sender::new(None),
             notices: broadcast::channel(8).0,
+            alarms: broadcast::channel(8).0,
         }
     }
 
@@ -161,37 +164,113 @@ impl Live {
         // No terminal, nobody to show it to.
         let _ = self.notices.send(line);
     }
+
+    /// Shows a line where there is no terminal: on the standard error of commands and file transfers. Only for
+    /// what somebody in front of one has to know.
+    fn alarm(&self, line: String) {
+        // Nobody there to read it is no error.
+        let _ = self.alarms.send(line);
+    }
 }
 
 /// The sessions that run in this broker.
 /// Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<SessionId, Arc<Live>>>>);
+pub struct Sessions(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    running: HashMap<SessionId, Arc<Live>>,
+    /// Of sessions that are being opened: device and person.
+    coming: Vec<(DeviceId, PersonId)>,
+}
+
+impl Held {
+    fn count(&self, which: impl Fn(&DeviceId, &PersonId) -> bool) -> usize {
+        let running = self.running.values().filter(|live| which(&live.device, &live.person)).count();
+        running + self.coming.iter().filter(|(device, person)| which(device, person)).count()
+    }
+
+    fn leave(&mut self, of: &(DeviceId, PersonId)) {
+        if let Some(at) = self.coming.iter().position(|other| other == of) {
+            self.coming.swap_remove(at);
+        }
+    }
+}
+
+/// Whose limit is reached, and how many sessions there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    Device(usize),
+    Person(usize),
+}
+
+/// The place of a session that is being opened, counted from here on; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    sessions: Sessions,
+    /// Device and person; none once the session runs.
+    of: Option<(DeviceId, PersonId)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(of) = self.of.take() {
+            self.sessions.locked().leave(&of);
+        }
+    }
+}
 
 impl Sessions {
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Live>>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Held> {
         // A panic while holding the lock leaves a map that is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, live: Arc<Live>) {
-        self.locked().insert(live.id.clone(), live);
+    /// Counts and takes a place in one step: however many ask at once, no more get in than may.
+    fn take_place(
+        &self,
+        device: &DeviceId,
+        person: &PersonId,
+        limits: &SessionLimits,
+    ) -> Result<Place, Full> {
+        let mut held = self.locked();
+        let there = held.count(|other, _| other == device);
+        if limits.per_device.is_some_and(|most| there >= most as usize) {
+            return Err(Full::Device(there));
+        }
+        let own = held.count(|_, other| other == person);
+        if limits.per_person.is_some_and(|most| own >= most as usize) {
+            return Err(Full::Person(own));
+        }
+        let of = (device.clone(), person.clone());
+        held.coming.push(of.clone());
+        Ok(Place { sessions: self.clone(), of: Some(of) })
+    }
+
+    /// The session runs, in the place that was taken for it.
+    fn add(&self, live: Arc<Live>, mut place: Place) {
+        let mut held = self.locked();
+        held.running.insert(live.id.clone(), live);
+        if let Some(of) = place.of.take() {
+            held.leave(&of);
+        }
     }
 
     fn remove(&self, id: &SessionId) {
-        self.locked().remove(id);
+        self.locked().running.remove(id);
     }
 
     pub fn get(&self, id: &SessionId) -> Option<Arc<Live>> {
-        self.locked().get(id).cloned()
+        self.locked().running.get(id).cloned()
     }
 
     pub fn all(&self) -> Vec<Arc<Live>> {
-        self.locked().values().cloned().collect()
+        self.locked().running.values().cloned().collect()
     }
 
     pub fn len(&self) -> usize {
-        self.locked().len()
+        self.locked().running.len()
     }
 
     pub fn is_empty(&self) -> bool {

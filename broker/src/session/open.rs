@@ -1,6 +1,6 @@
 //! Opening: grant, policy, permit, certificate, recorder, in this order.
 
-use super::{End, Live, Permit, store};
+use super::{End, Full, Live, Permit, Place, store};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::certificate::{issue, signer};
@@ -100,14 +100,14 @@ pub async fn open(
             return Err(refused);
         }
     };
-    let (permit, tunnel) = match permit(ctx, person, &grant, now).await {
+    let (permit, place, tunnel) = match permit(ctx, person, &grant, now).await {
         Ok(taken) => taken,
         Err(refused) => {
             note_refusal(ctx, person, device, &refused).await;
             return Err(refused);
         }
     };
-    begin(ctx, person, permit, tunnel, client, now).await
+    begin(ctx, person, permit, place, tunnel, client, now).await
 }
 
 fn failed(what: &'static str) -> impl Fn(sqlx::Error) -> OpenRefused {
@@ -196,7 +196,7 @@ async fn permit(
     person: &VerifiedPerson,
     grant: &StoredGrant,
     now: Timestamp,
-) -> Result<(Permit, Arc<Tunnel>), OpenRefused> {
+) -> Result<(Permit, Place, Arc<Tunnel>), OpenRefused> {
     let asked = still_allowed(ctx, Subject::from(person), grant, now).await;
     let limits = match asked.map_err(failed("asking policy"))? {
         Permission::Permitted { by } => {
@@ -204,15 +204,10 @@ async fn permit(
         }
         Permission::Refused(refusal) => return Err(OpenRefused::Policy(refusal.reason)),
     };
-    let running = ctx.sessions.all();
-    let there = running.iter().filter(|live| live.device == grant.device).count();
-    if limits.per_device.is_some_and(|most| there >= most as usize) {
-        return Err(OpenRefused::DeviceBusy { device: grant.device.clone(), sessions: there });
-    }
-    let own = running.iter().filter(|live| live.person == *person.id()).count();
-    if limits.per_person.is_some_and(|most| own >= most as usize) {
-        return Err(OpenRefused::TooManySessions(own));
-    }
+    let place = ctx.sessions.take_place(&grant.device, person.id(), &limits).map_err(|full| match full {
+        Full::Device(sessions) => OpenRefused::DeviceBusy { device: grant.device.clone(), sessions },
+        Full::Person(sessions) => OpenRefused::TooManySessions(sessions),
+    })?;
     let tunnel =
         ctx.tunnels.get(&grant.device).ok_or_else(|| OpenRefused::DeviceOffline(grant.device.clone()))?;
     let random = crate::random::bytes().map_err(|error| {
@@ -230,13 +225,14 @@ async fn permit(
         ends_at: grant.ends_at,
         limits,
     };
-    Ok((permit, tunnel))
+    Ok((permit, place, tunnel))
 }
 
 async fn begin(
     ctx: &Ctx,
     person: &VerifiedPerson,
     permit: Permit,
+    place: Place,
     tunnel: Arc<Tunnel>,
     client: &Client,
     now: Timestamp,
@@ -301,7 +297,7 @@ async fn begin(
         store::finish(ctx, &live, &end).await;
         return Err(OpenRefused::Failed);
     }
-    ctx.sessions.add(live.clone());
+    ctx.sessions.add(live.clone(), place);
     Ok(Opened { live, tunnel, certificate, key, recorder })
 }
 

@@ -6,6 +6,7 @@
 //! A channel outlives its tunnel: what both directions know is kept, with the input that is not
 //! acknowledged, until [`Kept`] has found another stream for it or the session is over.
 
+use super::attention::Attention;
 use super::connection::Stream;
 use super::kept::Kept;
 use super::server::Limits;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +55,7 @@ pub(super) struct Link {
     pub stream: Stream,
     pub input: BytesMut,
     /// The channel's place among those of the tunnel.
-    pub room: OwnedSemaphorePermit,
+    pub room: Attention,
     /// Cancelled with the tunnel.
     pub lost: CancellationToken,
     pub limits: Limits,

@@ -1,5 +1,6 @@
 //! One tunnel: yamux over a WebSocket, its control stream, and the door through which channels open.
 
+use super::attention::Attention;
 use super::channel::{self, Link};
 use super::kept::{Keeper, Kept};
 use super::server::Limits;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +91,10 @@ pub struct Tunnel {
     pings: mpsc::Sender<u64>,
     last_ping: AtomicU64,
     heard: Arc<Heard>,
+    /// How many channels are open or being opened.
+    attended: watch::Sender<usize>,
+    /// False while the device owes an answer.
+    answering: watch::Sender<bool>,
     bundle_version: AtomicU64,
     sessions_gone: broadcast::Sender<SessionId>,
     sessions: Sessions,
@@ -142,6 +147,8 @@ impl Tunnel {
             pings: parts.pings,
             last_ping: AtomicU64::new(0),
             heard: parts.heard,
+            attended: watch::Sender::new(0),
+            answering: watch::Sender::new(true),
             bundle_version: AtomicU64::new(hello.bundle_version),
             sessions_gone: broadcast::channel(64).0,
             sessions,
@@ -203,6 +210,18 @@ impl Tunnel {
     /// Waits until the tunnel is over.
     pub async fn closed(&self) {
         self.over.cancelled().await;
+    }
+
+    /// Whether the device answers, as far as it was asked.
+    pub fn is_answering(&self) -> bool {
+        *self.answering.borrow()
+    }
+
+    /// Waits until the device does, or does not, answer. It is asked while channels are open, or being
+    /// opened.
+    pub async fn answering(&self, answering: bool) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.answering.subscribe().wait_for(|now| *now == answering).await;
     }
 
     /// Ends the tunnel, and everything on it.
@@ -298,6 +317,7 @@ impl Tunnel {
             return Err(OpenError::Suspended);
         }
         let room = self.channels.clone().try_acquire_owned().map_err(|_| OpenError::TooMany)?;
+        let room = Attention::pay(&self.attended, room);
         let deadline = self.limits.open;
         let answered = async {
             self.controlled.cancelled().await;
@@ -369,12 +389,23 @@ impl Tunnel {
         Ok(stream.await.map_err(|_| Gone)?.compat())
     }
 
-    /// Gives a silent connection up: asks once it was silent for long, and waits for anything at all.
+    /// Asks a silent connection whether it lives, and waits for anything at all. While somebody waits for the
+    /// device it is asked soon, and said to be silent before it is given up.
     async fn watch_silence(&self) -> String {
-        let mut heard = self.heard.subscribe();
+        let (mut heard, mut attended) = (self.heard.subscribe(), self.attended.subscribe());
         loop {
             let last = self.heard.last();
-            tokio::time::sleep_until(last + self.limits.silence).await;
+            let waited_for = *attended.borrow_and_update() > 0;
+            let (silence, pong) = if waited_for {
+                (self.limits.attended_silence, self.limits.attended_pong)
+            } else {
+                (self.limits.silence, self.limits.pong)
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(last + silence) => {}
+                // Another measure may count now.
+                _ = attended.changed() => continue,
+            }
             if self.heard.last() != last {
                 continue;
             }
@@ -384,12 +415,19 @@ impl Tunnel {
                 let _ = self.pings.send(number).await;
                 heard.changed().await
             };
-            if !matches!(tokio::time::timeout(self.limits.pong, asked).await, Ok(Ok(()))) {
-                return format!(
-                    "nothing was heard for {:?}, and no answer to a ping",
-                    self.limits.silence + self.limits.pong
-                );
+            let mut given = silence + pong;
+            let mut answered = matches!(tokio::time::timeout(pong, asked).await, Ok(Ok(())));
+            if !answered && waited_for {
+                tracing::warn!(device = %self.device, "a device does not answer while somebody waits for it");
+                self.answering.send_replace(false);
+                given += self.limits.forbearance;
+                let late = tokio::time::timeout(self.limits.forbearance, heard.changed()).await;
+                answered = matches!(late, Ok(Ok(())));
             }
+            if !answered {
+                return format!("nothing was heard for {given:?}, and no answer to a ping");
+            }
+            self.answering.send_if_modified(|answering| !std::mem::replace(answering, true));
         }
     }
 

@@ -2,6 +2,7 @@
 //! byte; [`accept`] is its sections 3 to 5, `connection` section 6, `channel` section 7.
 
 pub mod accept;
+mod attention;
 mod channel;
 mod connection;
 mod kept;

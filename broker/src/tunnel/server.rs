@@ -37,6 +37,12 @@ pub struct Limits {
     pub silence: Duration,
     /// How long after that ping anything has to be heard.
     pub pong: Duration,
+    /// The same two while a channel is open or being opened: somebody waits in front of each.
+    pub attended_silence: Duration,
+    pub attended_pong: Duration,
+    /// How much longer a device that does not answer keeps its connection: those who wait are told, and what
+    /// only stood still for a moment needs no new one.
+    pub forbearance: Duration,
     /// Between ticks on the control stream.
     pub heartbeat: Duration,
     /// For one message on the control stream.
@@ -57,6 +63,9 @@ impl Default for Limits {
             probe: Duration::from_secs(5),
             silence: Duration::from_mins(5),
             pong: Duration::from_secs(20),
+            attended_silence: Duration::from_secs(5),
+            attended_pong: Duration::from_secs(5),
+            forbearance: Duration::from_secs(20),
             heartbeat: Duration::from_mins(10),
             control_write: Duration::from_secs(20),
             open: Duration::from_secs(10),

@@ -46,8 +46,21 @@ impl World {
 
     /// On this database; `None` is SQLite in its own folder.
     pub fn start_on(database: Option<String>) -> Self {
+        Self::configured(database, "")
+    }
+
+    /// With more in the broker's configuration.
+    pub fn start_with(extra: &str) -> Self {
+        Self::configured(None, extra)
+    }
+
+    pub fn configured(database: Option<String>, extra: &str) -> Self {
         // Short: the path of a socket below it has 108 bytes.
         let dir = tempfile::Builder::new().prefix("daypass-").tempdir().unwrap();
+        if !extra.is_empty() {
+            std::fs::create_dir(dir.path().join("broker")).unwrap();
+            std::fs::write(dir.path().join("broker/extra.toml"), extra).unwrap();
+        }
         let mut running = launch(dir.path(), database.as_deref(), ["0", "0", "0"]);
         let endpoints = ready(dir.path(), &mut running);
         let world = Self { dir, demo: Mutex::new(running), endpoints, database };
@@ -75,6 +88,10 @@ impl World {
     /// The broker's folder: configuration, policies, data.
     pub fn broker(&self) -> PathBuf {
         self.dir().join("broker")
+    }
+
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
     }
 
     pub fn endpoint(&self, name: &str) -> &str {
@@ -218,6 +235,11 @@ impl World {
     /// Ends the broker in order, and its two devices with it.
     pub fn stop(&self) {
         self.demo.lock().unwrap().end(Signal::SIGTERM);
+    }
+
+    /// `kill -9` for the broker alone, at this very moment; [`World::crash`] then clears away.
+    pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
     }
 
     /// Ends the broker as a power cut would, and its two devices too.

@@ -23,15 +23,6 @@ fn world_with(annotations: &str) -> World {
     world
 }
 
-/// A world whose broker was started again with more in its configuration.
-fn world_configured(extra: &str) -> World {
-    let world = World::start();
-    world.stop();
-    std::fs::write(world.broker().join("extra.toml"), extra).unwrap();
-    world.start_again();
-    world
-}
-
 #[test]
 fn limits__a_terminal_on_which_nobody_types_ends_and_one_that_is_used_does_not() {
     let world = world_with("@idle_timeout(\"4s\")");
@@ -85,7 +76,7 @@ fn limits__a_session_that_says_more_than_policy_allows_ends_and_its_recording_is
 
 #[test]
 fn limits__recordings_that_take_all_they_may_deny_new_sessions_and_harm_none() {
-    let world = world_configured("[recordings]\nmin_free_mib = 16\ntotal_mib = 3\n");
+    let world = World::start_with("[recordings]\nmin_free_mib = 16\ntotal_mib = 3\n");
     world.ask("gw-0043", "10m");
     // What cannot be compressed.
     let long = world.ssh_start("gw-0043", &[], "head -c 4000000 /dev/urandom | base64; read x; echo $x");
@@ -109,7 +100,7 @@ fn limits__recordings_that_take_all_they_may_deny_new_sessions_and_harm_none() {
 
 #[test]
 fn limits__a_device_and_a_person_have_so_many_sessions_and_no_more() {
-    let world = world_configured("[sessions]\nper_device = 2\n");
+    let world = World::start_with("[sessions]\nper_device = 2\n");
     world.ask("gw-0043", "10m");
     let mut first = world.ssh_start("gw-0043", &[], "echo one; cat");
     let mut second = world.ssh_start("gw-0043", &[], "echo two; cat");
@@ -162,5 +153,29 @@ fn limits__recordings_are_removed_when_policy_says_so_and_the_evidence_stays_who
     let played = world.cli("reviewer", &["play", &id]);
     assert_ne!(played.code(), 0);
     played.says("it was kept as long as it had to be");
+    world.evidence_is_whole();
+}
+
+#[test]
+fn limits__however_many_ask_at_once_no_more_sessions_open_than_may() {
+    let world = World::start_with("[sessions]\nper_device = 3\n");
+    world.ask("gw-0043", "10m");
+    let mut all: Vec<_> = (0..12).map(|_| world.ssh_start("gw-0043", &[], "echo in; cat")).collect();
+    let mut inside = Vec::new();
+    until("everybody to be let in or refused", || {
+        let (now, still): (Vec<_>, Vec<_>) =
+            all.drain(..).partition(|one: &journeys::Program| one.out().contains("in\n"));
+        inside.extend(now);
+        all = still;
+        all.iter_mut().all(|one| !one.is_running())
+    });
+    assert_eq!(inside.len(), 3, "as many as may, and no more");
+    for refused in all {
+        let done = refused.ends();
+        assert_eq!(done.out(), "");
+        done.says("gw-0043 has 3 sessions open already; that is the limit");
+    }
+    drop(inside);
+    until("room again", || world.ssh(&["diag@gw-0043.daypass", "true"]).code() == 0);
     world.evidence_is_whole();
 }
