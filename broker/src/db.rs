@@ -7,7 +7,10 @@
 use crate::audit::Recorded;
 use sqlx::any::AnyPoolOptions;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -31,7 +34,20 @@ pub enum OpenError {
 pub struct Db {
     pool: AnyPool,
     kind: Kind,
+    pulse: Arc<Mutex<Option<Pulse>>>,
 }
+
+/// When it was last tried whether the database takes a decision, and whether it did.
+#[derive(Clone, Copy, Debug)]
+struct Pulse {
+    at: Instant,
+    takes: bool,
+}
+
+/// How long a [`Pulse`] counts: whoever asks for readiness costs no more than one try in that time.
+const PULSE: Duration = Duration::from_secs(1);
+/// A database that takes longer is not ready.
+const READY_WITHIN: Duration = Duration::from_secs(3);
 
 impl Db {
     /// Opens the database and brings its schema up to date.
@@ -67,7 +83,7 @@ impl Db {
             .await
             .map_err(OpenError::Connect)?;
         MIGRATIONS.run(&pool).await?;
-        Ok(Self { pool, kind })
+        Ok(Self { pool, kind, pulse: Arc::default() })
     }
 
     /// For reading outside a transaction.
@@ -83,6 +99,33 @@ impl Db {
             Kind::Postgres => "BEGIN",
         };
         Ok(Tx { inner: self.pool.begin_with(begin).await? })
+    }
+
+    /// Whether a decision could be written now: takes what every decision takes, and lets go of it.
+    pub async fn is_ready(&self) -> bool {
+        let db = self.clone();
+        // In a task of its own: a try that hangs is one try, however many ask meanwhile.
+        let tried = tokio::spawn(async move {
+            let mut pulse = db.pulse.lock().await;
+            if let Some(last) = *pulse
+                && last.at.elapsed() < PULSE
+            {
+                return last.takes;
+            }
+            let takes = db.takes().await;
+            if let Err(error) = &takes {
+                tracing::error!(%error, "the database takes no decision");
+            }
+            *pulse = Some(Pulse { at: Instant::now(), takes: takes.is_ok() });
+            takes.is_ok()
+        });
+        matches!(tokio::time::timeout(READY_WITHIN, tried).await, Ok(Ok(true)))
+    }
+
+    async fn takes(&self) -> Result<(), sqlx::Error> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE audit_head SET seq = seq WHERE one = 1").execute(tx.conn()).await?;
+        tx.inner.rollback().await
     }
 
     pub async fn close(&self) {
@@ -131,6 +174,23 @@ pub fn violated(error: &sqlx::Error) -> Option<String> {
         .find_map(|prefix| message.split_once(prefix))
         .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned())
         .or_else(|| message.contains("FOREIGN KEY constraint failed").then(|| "FOREIGN KEY".to_owned()))
+}
+
+/// Whether the database is away or held by somebody else, so that the same may succeed in a while.
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => match error.code() {
+            // PostgreSQL: a lost connection, a server that stops, starts, or takes no more connections.
+            Some(code) if code.len() == 5 => {
+                code.starts_with("08") || code.starts_with("57P0") || code == "53300"
+            }
+            // SQLite: busy and locked, with whatever else is in the upper bits.
+            Some(code) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+            None => false,
+        },
+        _ => false,
+    }
 }
 
 /// Whether `error` is the violation of one of these names, as [`violated`] spells them.

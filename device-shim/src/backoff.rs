@@ -83,6 +83,31 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet_that_lost_its_broker_returns_spread_over_the_whole_wait() {
+        const FLEET: u32 = 10_000;
+        for tries in 1..=12 {
+            let bound = Duration::from_secs(1 << (tries - 1)).min(Duration::from_mins(5));
+            let mut tenths = [0_u32; 10];
+            for device in 0..FLEET {
+                let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
+                // Whatever was drawn before has no say in the bound.
+                for earlier in 1..tries {
+                    backoff.next(device.wrapping_mul(earlier));
+                }
+                let wait = backoff.next(device.wrapping_mul(2_654_435_761));
+                assert!(wait <= bound, "{wait:?} of at most {bound:?}");
+                let tenth = (wait.as_secs_f64() / bound.as_secs_f64() * 10.0).floor();
+                tenths[(0..9).find(|n| tenth <= f64::from(*n)).map_or(9, |n| usize::try_from(n).unwrap())] +=
+                    1;
+            }
+            assert!(
+                tenths.iter().all(|count| (FLEET / 20..FLEET / 5).contains(count)),
+                "try {tries}: {tenths:?}"
+            );
+        }
+    }
+
+    #[test]
     fn keepalive_shortens_when_idle_links_die_and_recovers() {
         let mut keepalive = Keepalive::new(Duration::from_mins(4));
         for _ in 0..10 {

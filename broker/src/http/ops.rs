@@ -15,10 +15,9 @@ pub fn routes() -> Router<Ctx> {
         .route("/metrics", get(scrape))
 }
 
-/// Ready when the database answers and recordings can be written; otherwise says what is missing.
+/// Ready when the database takes decisions and recordings can be written; otherwise says what is missing.
 async fn ready(State(ctx): State<Ctx>) -> (StatusCode, String) {
-    if let Err(error) = sqlx::query("SELECT 1").execute(ctx.db.pool()).await {
-        tracing::error!(%error, "not ready: the database does not answer");
+    if !ctx.db.is_ready().await {
         return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n".to_owned());
     }
     if let Err(error) = ctx.recordings.free_space() {

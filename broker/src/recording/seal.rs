@@ -18,6 +18,8 @@ use tokio::time::Instant;
 
 /// A disk or a database that takes longer for a seal counts as failed.
 const SEAL_WITHIN: Duration = Duration::from_secs(30);
+/// Between two tries at a database that is away.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Owns the life of a session's recordings: opened, sealed, closed or interrupted, each step in one
 /// transaction with its audit event.
@@ -261,7 +263,33 @@ impl Sealer {
         Ok(())
     }
 
+    /// Enters seals into the rows and the audit log. A database that is away for a moment is waited for; the
+    /// callers bound how long.
     async fn enter(&self, snapshots: &[Snapshot], kind: Kind) -> Result<(), RecordError> {
+        let mut entered = Vec::new();
+        loop {
+            let missing = snapshots.iter().filter(|snapshot| !entered.contains(&snapshot.number));
+            match self.try_enter(missing, kind).await {
+                Err(RecordError::Log(error)) if crate::db::is_away(&error) => {
+                    tracing::warn!(%error, session = %self.facts.session, "a seal waits for the database");
+                }
+                done => return done,
+            }
+            tokio::time::sleep(AGAIN).await;
+            // A connection that is lost during a commit does not say whether it was one.
+            match store::of_session(&self.inner.db, &self.facts.session).await {
+                Ok(rows) => entered = already(&rows, snapshots, kind),
+                Err(error) if crate::db::is_away(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn try_enter(
+        &self,
+        snapshots: impl Iterator<Item = &Snapshot>,
+        kind: Kind,
+    ) -> Result<(), RecordError> {
         let now = self.now();
         let mut tx = self.inner.db.begin().await?;
         let mut evidence = None;
@@ -313,8 +341,8 @@ impl Sealer {
         self.wake.notify_one();
     }
 
-    /// After a failure: the rows say that the recording ends at its newest seal. Where the database is
-    /// what failed, the broker's next start does it.
+    /// After a failure: the rows say that the recording ends at its newest seal. A database that is what failed
+    /// is tried for a minute; after that the broker's next start does it.
     pub async fn interrupt(&self, why: &str) {
         tracing::warn!(session = %self.facts.session, why, "recording interrupted");
         let mut turn = self.turn.lock().await;
@@ -327,15 +355,22 @@ impl Sealer {
             Some(error) => error.to_string(),
             None => "the session was dropped".to_owned(),
         };
-        let result = async {
+        let marked = async || {
             let rows = store::of_session(&self.inner.db, &self.facts.session).await?;
             for row in rows.iter().filter(|row| row.state == State::Open) {
                 archive::interrupt(&self.inner, row, &why).await?;
             }
             Ok::<(), sqlx::Error>(())
         };
-        if let Err(error) = result.await {
-            tracing::error!(session = %self.facts.session, %error, "recordings stay open until the next start");
+        let mut waits = [1, 2, 5, 10, 20, 30].into_iter();
+        while let Err(error) = marked().await {
+            let wait = waits.next().filter(|_| crate::db::is_away(&error));
+            let Some(wait_s) = wait else {
+                let session = &self.facts.session;
+                tracing::error!(%session, %error, "recordings stay open until the next start");
+                return;
+            };
+            tokio::time::sleep(Duration::from_secs(wait_s)).await;
         }
     }
 
@@ -392,6 +427,18 @@ impl Sealer {
             last = Some(Instant::now());
         }
     }
+}
+
+/// The numbers of those snapshots that the rows have.
+fn already(rows: &[Recording], snapshots: &[Snapshot], kind: Kind) -> Vec<i64> {
+    let has = |snapshot: &&Snapshot| {
+        rows.iter().any(|row| {
+            row.number == snapshot.number
+                && (row.sealed_bytes, &row.sealed_sha256) == (snapshot.bytes, &snapshot.sha256)
+                && (kind != Kind::RecordingClosed || row.state == State::Closed)
+        })
+    };
+    snapshots.iter().filter(has).map(|snapshot| snapshot.number).collect()
 }
 
 /// Runs what blocks on the disk where it may block.

@@ -10,6 +10,8 @@
     reason = "this crate is tests: what goes wrong here is a failed test"
 )]
 
+mod chance;
+mod database;
 mod device;
 mod evidence;
 mod forward_proxy;
@@ -18,6 +20,8 @@ mod program;
 mod proxy;
 mod world;
 
+pub use chance::Chance;
+pub use database::{Cluster, Lock, Postgres};
 pub use device::{Device, configure, join_token, shim_enrol};
 pub use evidence::{flip_one_bit, recordings_of};
 pub use forward_proxy::ForwardProxy;

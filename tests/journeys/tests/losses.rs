@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use journeys::{Device, World, marker, sleepers, until};
+use std::time::Duration;
 
 #[test]
 fn a_shim_that_is_killed_takes_its_sessions_along_and_the_engineer_is_told() {
@@ -50,6 +51,10 @@ fn a_broker_that_stops_tells_the_engineer_and_devices_come_back_by_themselves() 
     let said = format!("{}{}", done.out(), done.stderr);
     assert!(said.contains("the broker is stopping"), "{done}");
     assert!(device.shim().is_running());
+    // It said goodbye to everybody: what was recorded is closed under its seal, and the device has nothing left.
+    assert_eq!(world.sql(&format!("SELECT end_reason FROM session WHERE id = '{id}'")), ["broker_stopped"]);
+    let states = world.sql(&format!("SELECT DISTINCT state FROM recording WHERE session = '{id}'"));
+    assert_eq!(states, ["closed"]);
     world.evidence_is_whole();
 
     world.start_again();
@@ -58,4 +63,41 @@ fn a_broker_that_stops_tells_the_engineer_and_devices_come_back_by_themselves() 
     // The grant outlives the broker that made it.
     assert_eq!(world.ssh(&["diag@gw-patient.daypass", "echo again"]).ok().out(), "again\n");
     world.evidence_is_whole();
+}
+
+#[test]
+fn devices_that_lost_their_broker_come_back_at_times_of_their_own() {
+    /// Between the first and the last, of six that wait for up to six seconds each.
+    const APART_MS: i64 = 300;
+    let world = World::start();
+    let mut fleet: Vec<_> =
+        (0..6).map(|number| Device::enrol(&world, &format!("gw-fleet-{number}"), "lab")).collect();
+    for device in &mut fleet {
+        device.kill();
+        let config = device.dir.join("device.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let patient = text.replace("reconnect_max_s = 1\n", "reconnect_max_s = 6\n");
+        assert_ne!(text, patient);
+        std::fs::write(&config, patient).unwrap();
+        device.start();
+        device.is_online(&world);
+    }
+    world.crash();
+    // Long enough for the waits to grow.
+    std::thread::sleep(Duration::from_secs(6));
+    let last = world.sql("SELECT MAX(seq) FROM audit_event");
+    world.start_again();
+    for device in &fleet {
+        device.is_online(&world);
+    }
+    let since = format!("device LIKE 'gw-fleet-%' AND seq > {}", last[0]);
+    let came = world
+        .sql(&format!("SELECT at FROM audit_event WHERE kind = 'device.connected' AND {since} ORDER BY at"));
+    let came: Vec<i64> = came.iter().map(|at| at.parse().unwrap()).collect();
+    assert_eq!(came.len(), fleet.len(), "each came once");
+    println!("came at {:?} ms", came.iter().map(|at| at - came[0]).collect::<Vec<_>>());
+    assert!(came[came.len() - 1] - came[0] > APART_MS, "in one wave: {came:?}");
+    let refused =
+        world.sql(&format!("SELECT kind FROM audit_event WHERE kind = 'device.refused' AND {since}"));
+    assert!(refused.is_empty(), "{refused:?}");
 }
