@@ -62,8 +62,9 @@ impl Packets {
     pub fn feed(&mut self, bytes: &Bytes, taker: &mut impl Taker) -> Result<Passed, What> {
         let mut held = Bytes::new();
         let (mut start, mut at) = (0, 0);
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.content > 0 {
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if self.content > 0 && !rest.is_empty() {
                 let count = rest.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
                 taker.content(rest.get(..count).unwrap_or_default());
                 self.content -= u32::try_from(count).unwrap_or(self.content);
@@ -71,6 +72,9 @@ impl Packets {
                 continue;
             }
             if self.held.is_empty() {
+                if rest.is_empty() {
+                    break;
+                }
                 match self.look(rest)? {
                     Look::Whole { head, content } if head <= rest.len() => {
                         taker.head(rest.get(4..head).unwrap_or_default(), content)?;
@@ -84,20 +88,25 @@ impl Packets {
                 }
                 continue;
             }
-            let (need, whole) = match self.look(&self.held)? {
-                Look::Need(need) => (need, None),
-                Look::Whole { head, content } => (head, Some(content)),
+            // Looked at after every byte that it got: one that is whole waits for nothing, also when its
+            // packet has no content that would come after it.
+            let need = match self.look(&self.held)? {
+                Look::Whole { head, content } if head == self.held.len() => {
+                    taker.head(self.held.get(4..).unwrap_or_default(), content)?;
+                    self.content = content;
+                    // Only the first head of a piece can have been held before it.
+                    held = self.held.split().freeze();
+                    start = at;
+                    continue;
+                }
+                Look::Need(need) | Look::Whole { head: need, .. } => need,
             };
+            if rest.is_empty() {
+                break;
+            }
             let count = need.saturating_sub(self.held.len()).min(rest.len());
             self.held.extend_from_slice(rest.get(..count).unwrap_or_default());
             at += count;
-            if let Some(content) = whole.filter(|_| self.held.len() == need) {
-                taker.head(self.held.get(4..).unwrap_or_default(), content)?;
-                self.content = content;
-                // Only the first head of a piece can have been held before it.
-                held = self.held.split().freeze();
-                start = at;
-            }
         }
         // While a head is held, everything of this piece went into it or stands before `start`.
         let end = if self.held.is_empty() { at } else { start };

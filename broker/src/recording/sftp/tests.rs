@@ -140,6 +140,26 @@ impl Channel {
 const UPLOAD: u32 = 2 | 8 | 16;
 
 #[test]
+fn a_write_of_nothing_goes_on_whole_wherever_it_is_cut() {
+    let nothing = write(2, "h", 0, b"");
+    for at in 1..nothing.len() {
+        let mut channel = Channel::with_file("/tmp/a", UPLOAD);
+        channel.up(&nothing[..at]);
+        channel.up(&nothing[at..]);
+        assert!(channel.passed[0].ends_with(&nothing), "its client waits for the answer; cut at {at}");
+    }
+}
+
+#[test]
+fn a_length_that_is_too_long_is_refused_with_the_byte_that_shows_it() {
+    let mut channel = Channel::greeted();
+    let mut packet = vec![];
+    packet.put_u32(MAX_PACKET + 1);
+    channel.up(&packet);
+    channel.refuses(Side::Client, &[6], What::TooLong(MAX_PACKET + 1));
+}
+
+#[test]
 fn an_upload_is_told_with_path_size_and_hash() {
     let mut channel = Channel::greeted();
     channel.up(&open(1, "/tmp/x", UPLOAD));
