@@ -18,6 +18,7 @@ compile_error!("choose a TLS provider: feature `post-quantum` (default) or `smal
 
 pub mod args;
 pub mod backoff;
+pub mod challenge;
 pub mod clock;
 pub mod config;
 pub mod device;

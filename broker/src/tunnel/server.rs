@@ -1,6 +1,7 @@
 //! What the broker does for its devices' tunnels: lets them in, tells them of changes, remembers them.
 
 use super::connection::{Established, Tunnel};
+use super::hello::{Claim, Unproven};
 use super::registry::{Taken, Tunnels};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::clock::Clock;
@@ -13,7 +14,7 @@ use crate::session::Sessions;
 use axum::extract::ws::WebSocket;
 use daypass_protocol::api::DeviceState;
 use daypass_protocol::ids::DeviceId;
-use daypass_protocol::signed::{Purpose, SignatureError, SignedText};
+use daypass_protocol::signed::SignatureError;
 use daypass_protocol::ssh_key::PublicKey;
 use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control::ToDevice;
@@ -270,24 +271,18 @@ impl TunnelServer {
     }
 
     async fn judge(&self, text: &str, binding: &Binding) -> Result<Admitted, HelloError> {
-        let malformed =
-            |error: serde_json::Error| HelloError::Malformed(made_visible(&error.to_string(), 300));
-        let signed: SignedText = serde_json::from_str(text).map_err(malformed)?;
-        let claimed = claimed_device(text)?;
+        let claim = Claim::read(text).map_err(|error| HelloError::Malformed(made_visible(&error, 300)))?;
+        let claimed = claim.device().clone();
         let device = store::find(self.db.pool(), &claimed)
             .await?
             .ok_or_else(|| HelloError::UnknownDevice(claimed.clone()))?;
         let key = device.public_key.as_deref().and_then(|line| PublicKey::from_openssh(line).ok());
         let key = key.ok_or_else(|| HelloError::UnknownDevice(claimed.clone()))?;
-        let hello: Hello = signed
-            .open(std::slice::from_ref(&key), Purpose::Hello, "a hello")
-            .map_err(|error| HelloError::Signature(claimed.clone(), error))?;
-        if hello.v != 1 {
-            return Err(HelloError::Version(hello.v));
-        }
-        if hello.binding != *binding || hello.device != claimed {
-            return Err(HelloError::OtherConnection(claimed));
-        }
+        let hello = claim.prove(&key, binding).map_err(|unproven| match unproven {
+            Unproven::Signature(error) => HelloError::Signature(claimed.clone(), error),
+            Unproven::Version(version) => HelloError::Version(version),
+            Unproven::OtherConnection => HelloError::OtherConnection(claimed),
+        })?;
         let id = hello.device.clone();
         if admission(device.state) == Admission::Nothing {
             return Err(HelloError::State(id, device.state));
@@ -447,21 +442,4 @@ async fn apply(tunnel: &Tunnel, state: DeviceState, reason: &str) {
         }
         Admission::Nothing => tunnel.close(&format!("the device is {state:?}")),
     }
-}
-
-/// Which device a hello claims to be from: the one thing that is read before the signature is verified,
-/// because it names the key to verify it with.
-fn claimed_device(text: &str) -> Result<DeviceId, HelloError> {
-    #[derive(serde::Deserialize)]
-    struct Outer {
-        body: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct Claim {
-        device: DeviceId,
-    }
-    let malformed = |error: serde_json::Error| HelloError::Malformed(made_visible(&error.to_string(), 300));
-    let outer: Outer = serde_json::from_str(text).map_err(malformed)?;
-    let claim: Claim = serde_json::from_str(&outer.body).map_err(malformed)?;
-    Ok(claim.device)
 }
