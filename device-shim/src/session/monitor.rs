@@ -78,6 +78,8 @@ async fn watch(control: UnixStream) -> io::Result<()> {
         }
     };
 
+    // One of these for every channel, and from here on most of them only wait.
+    raw::let_go_of_code();
     let mut lines = reader.lines();
     let mut phase = Phase::Running;
     let mut connected = true;

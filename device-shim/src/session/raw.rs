@@ -1,4 +1,4 @@
-//! The one module with `unsafe`: four system interfaces that the type system cannot see
+//! The one module with `unsafe`: five system interfaces that the type system cannot see
 //! through.
 
 #![allow(unsafe_code, reason = "see the safety comment at each block")]
@@ -69,4 +69,20 @@ pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays open until it is dropped and answers with the same number each time; the
     // AsyncFd owns it and deregisters before it closes.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Lets go of the program's code as this process has it mapped. What is still needed comes back page by page
+/// from what the machine has cached anyway; what only the start needed does not.
+pub fn let_go_of_code() {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let (start, end) = (&raw const __executable_start, &raw const etext);
+    // Whole pages only, so that nothing behind the code is meant.
+    let length = (end.addr() - start.addr()) & !4095;
+    // SAFETY: the linker's names for where the program begins and its code ends; in between are read-only
+    // mappings of its file, which nothing has written to and which read the same when they are mapped again.
+    // Nothing is read through the pointers here. A kernel that does not want to says so, and nothing changed.
+    unsafe { libc::madvise(start.cast_mut().cast(), length, libc::MADV_DONTNEED) };
 }
