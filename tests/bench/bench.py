@@ -1,5 +1,6 @@
 """What the benchmarks share: building, a demonstration of their own, rows and the table."""
 
+import getpass
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
@@ -50,15 +52,16 @@ def need(why, **packages):
     run([*sudo, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing])
 
 
-def cargo(*arguments):
+def cargo(*arguments, env=None):
     say("cargo " + " ".join(arguments))
-    if subprocess.run(["cargo", *arguments], cwd=ROOT).returncode != 0:
+    if subprocess.run(["cargo", *arguments], cwd=ROOT, env=env).returncode != 0:
         die("the build failed")
 
 
-def release():
+def release(*more):
     """The folder of the release builds, made fresh."""
-    cargo("build", "--locked", "--release", "-p", "daypass-broker", "-p", "daypass", "-p", "daypass-shim")
+    packages = [part for name in ("daypass-broker", "daypass", "daypass-shim", *more) for part in ("-p", name)]
+    cargo("build", "--locked", "--release", *packages)
     return TARGET / "release"
 
 
@@ -69,6 +72,7 @@ class Demo:
         self.programs = programs
         self.dir = WORK / name
         self.process = None
+        self.https_port = 0
 
     def __enter__(self):
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -76,7 +80,7 @@ class Demo:
         with open(self.dir / "broker.log", "wb") as log:
             self.process = subprocess.Popen(
                 [self.programs / "daypass-broker", "demo", "--dir", self.dir, "--programs", self.programs, "--quiet"]
-                + ["--https-port", "0", "--ssh-port", "0", "--idp-port", "0"],
+                + ["--https-port", str(self.https_port), "--ssh-port", "0", "--idp-port", "0"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         try:
@@ -106,10 +110,23 @@ class Demo:
         """A command line of the engineer."""
         return [self.programs / "daypass", "--profile", "engineer", *arguments]
 
-    def let_in(self):
-        """Policy lets the engineer onto the lab's device for half an hour by itself."""
+    def operator(self, *arguments):
+        """What an operator's command line answers, as JSON."""
+        command = [self.programs / "daypass", "--profile", "operator", "--json", *arguments]
+        return json.loads(run(command, env=self.environment, stdin=subprocess.DEVNULL))
+
+    def token(self, uses=1):
+        """A join token for devices of the lab."""
+        return self.operator("device", "enrol-token", "--line", "edge-gateway", "--label", "env=lab", "--uses", str(uses))["token"]
+
+    def port(self):
+        """Of the API and the devices."""
+        return urllib.parse.urlsplit(self.endpoints["url"]).port
+
+    def let_in(self, device=DEVICE):
+        """Policy lets the engineer onto a device of the lab for half an hour by itself."""
         run(
-            self.engineer("ssh", DEVICE, "-l", "diag", "--channel", "shell,exec,sftp", "--reason", "benchmark", "--", "true"),
+            self.engineer("ssh", device, "-l", "diag", "--channel", "shell,exec,sftp", "--reason", "benchmark", "--", "true"),
             env=self.environment, stdin=subprocess.DEVNULL,
         )
 
@@ -119,6 +136,33 @@ class Demo:
             pid for pid in children(self.process.pid)
             if f"/{DEVICE}/" in pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         )
+
+
+class FarDevice:
+    """One more device of a demonstration, whose connection goes through a port of the caller's."""
+
+    def __init__(self, demo, id, port):
+        self.demo, self.id, self.port, self.process = demo, id, port, None
+
+    def __enter__(self):
+        folder = self.demo.dir / "far" / self.id
+        folder.mkdir(parents=True)
+        config = folder / "device.toml"
+        config.write_text(
+            f'broker_url = "https://127.0.0.1:{self.port}"\nstate_dir = "{folder}/state"\n'
+            f'logins = {{ diag = "{getpass.getuser()}" }}\nreconnect_max_s = 10\n'
+        )
+        shim = self.demo.programs / "daypass-shim"
+        run([shim, "enrol", self.demo.token(), "--device", self.id, "--serial-number", self.id, "--config", config])
+        with open(folder / "log", "wb") as log:
+            self.process = subprocess.Popen([shim, "run", "--config", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        await_(30, f"{self.id} connects", lambda: self.demo.operator("device", "show", self.id)["online"])
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        return False
 
 
 def await_(seconds, what, condition):
@@ -141,6 +185,12 @@ def children(pid):
             if int(stat.rsplit(")", 1)[1].split()[1]) == pid:
                 found.append(int(entry.name))
     return found
+
+
+def cpu_seconds(pid, children=False):
+    """Of user and system; with those of the children that have ended."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def row(name, unit, ours, peer=None, at_most=None, at_least=None, of="ratio"):
