@@ -23,9 +23,18 @@ class Relay:
         return self
 
     def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self.hang_up(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
+        self.loop.close()
         return False
+
+    async def hang_up(self):
+        self.server.close()
+        carrying = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
 
     async def carry(self, reader, writer):
         try:
@@ -33,7 +42,11 @@ class Relay:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self.one_way(reader, onwards[1]), self.one_way(onwards[0], writer))
+        try:
+            await asyncio.gather(self.one_way(reader, onwards[1]), self.one_way(onwards[0], writer))
+        except asyncio.CancelledError:
+            # All of it is over, and whoever waits for this task is told enough.
+            pass
 
     async def one_way(self, reader, writer):
         under_way = asyncio.Queue()

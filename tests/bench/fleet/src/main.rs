@@ -12,7 +12,8 @@ use daypass_protocol::ids::DeviceId;
 use daypass_protocol::join::JoinToken;
 use daypass_shim::config::Config;
 use daypass_shim::device::Device;
-use daypass_shim::enrol::{NewDevice, enrol};
+use daypass_shim::enrol::{EnrolError, NewDevice, enrol};
+use daypass_shim::hello::HelloError;
 use daypass_shim::run::run;
 use daypass_shim::tunnel::{self, Tunnel};
 use std::io::Read as _;
@@ -24,7 +25,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Enrolments at the same time, in one process.
-const ENROLMENTS: usize = 32;
+const ENROLMENTS: usize = 8;
+/// How often a device asks a broker again that has no time.
+const TRIES: u32 = 30;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -64,7 +67,19 @@ async fn enrol_all(dir: PathBuf, numbers: std::ops::Range<u32>, token: JoinToken
             let name = id(number);
             let device: DeviceId = name.parse()?;
             let new = NewDevice { serial_number: name.clone(), id: Some(device) };
-            enrol(&config, &token, new).await.context(name)?;
+            for tried in 1.. {
+                match enrol(&config, &token, new.clone()).await {
+                    Err(EnrolError::Hello(HelloError::Refused { code, .. }))
+                        if code.is_passing() && tried < TRIES =>
+                    {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    done => {
+                        done.context(name)?;
+                        break;
+                    }
+                }
+            }
             drop(place);
             anyhow::Ok(())
         });
