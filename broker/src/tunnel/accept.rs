@@ -35,22 +35,24 @@ pub async fn tunnel(
         knock.upgrade.on_upgrade(move |socket| async move {
             let Knock { facts, nonce, room, .. } = knock.caller;
             let mut hello = Hello { socket, server };
-            let binding = match hello.challenge(what, &facts, &nonce).await {
+            let binding = match Box::pin(hello.challenge(what, &facts, &nonce)).await {
                 Ok(binding) => binding,
-                Err(end) => return hello.end(end, &facts).await,
+                Err(end) => return Box::pin(hello.end(end, &facts)).await,
             };
-            let answered = hello.answer_tunnel(&binding, &facts).await;
+            let answered = Box::pin(hello.answer_tunnel(&binding, &facts)).await;
             // Authenticated or refused: the place among the unauthenticated is free.
             drop(room);
             match answered {
                 Ok(admitted) => {
                     let Hello { socket, server } = hello;
                     let group = facts.group;
-                    if let Err(error) = server.serve(socket, admitted, binding, group, facts.peer).await {
+                    // Boxed here and below, so that what a hello needs is not kept by an idle tunnel.
+                    let served = Box::pin(server.serve(socket, admitted, binding, group, facts.peer)).await;
+                    if let Err(error) = served {
                         tracing::error!(%error, "a device's connection could not be recorded");
                     }
                 }
-                Err(end) => hello.end(end, &facts).await,
+                Err(end) => Box::pin(hello.end(end, &facts)).await,
             }
         })
     })
@@ -126,7 +128,7 @@ fn knock(
         .max_message_size(MAX_HELLO)
         .max_frame_size(MAX_HELLO)
         // Small, because tens of thousands of idle devices hold one each.
-        .read_buffer_size(16 * 1024)
+        .read_buffer_size(4 * 1024)
         .write_buffer_size(16 * 1024);
     if upgrade.selected_protocol().is_none() {
         return Err(bad("the WebSocket subprotocol of this path was not offered"));

@@ -369,7 +369,8 @@ impl TunnelServer {
                 "shim_version": made_visible(&admitted.hello.shim_version, 100),
             }),
         );
-        self.record(event).await?;
+        // What only the beginning and the end need is boxed, so that an idle tunnel does not keep room for it.
+        Box::pin(self.record(event)).await?;
         let established = Established {
             device: id.clone(),
             tls_group,
@@ -382,16 +383,20 @@ impl TunnelServer {
             Tunnel::start(socket, established, self.limits, self.clock.clone(), self.sessions.clone());
         admitted.place.fill(tunnel.clone());
         tracing::info!(device = %id, %peer, group = tunnel.tls_group(), "a device is connected");
-        let (why, ()) = tokio::join!(life, self.catch_up(&tunnel, admitted.state));
+        let (why, ()) = tokio::join!(life, Box::pin(self.catch_up(&tunnel, admitted.state)));
         tunnel.close(&why);
         self.tunnels.remove(&tunnel);
         tracing::info!(device = %id, %peer, %why, "a device is disconnected");
+        Box::pin(self.record_end(&id, peer, &why)).await
+    }
+
+    async fn record_end(&self, id: &DeviceId, peer: SocketAddr, why: &str) -> Result<(), sqlx::Error> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        store::seen(&mut tx, &id, None, now).await?;
+        store::seen(&mut tx, id, None, now).await?;
         let event = Event::new(Kind::DeviceDisconnected, Actor::Device(id.clone()))
-            .device(&id)
-            .detail(serde_json::json!({ "from": peer, "why": made_visible(&why, 500) }));
+            .device(id)
+            .detail(serde_json::json!({ "from": peer, "why": made_visible(why, 500) }));
         let recorded = audit::append(&mut tx, now, event).await?;
         tx.commit(recorded).await
     }

@@ -4,15 +4,17 @@
 //! in one flush. yamux's own ping has no deadline; the WebSocket's, here, has.
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+use tokio_util::io::StreamReader;
 use tokio_util::sync::{CancellationToken, PollSender};
 
 /// Messages of at most [`BATCH`] bytes that may wait for the socket.
@@ -93,13 +95,49 @@ pub(super) fn split(socket: WebSocket) -> Parts<impl AsyncRead + AsyncWrite + Se
                 Err(error) => Some(Err(io::Error::other(error))),
             })
         });
-    let outgoing = PollSender::new(bytes_tx).sink_map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
-    let io = tokio::io::join(
-        StreamReader::new(Box::pin(incoming)),
-        // yamux writes a header of twelve bytes and then its payload: one message for both.
-        BufWriter::with_capacity(BATCH, SinkWriter::new(CopyToBytes::new(outgoing))),
-    );
+    let outgoing = Gathered { bytes: BytesMut::new(), queue: PollSender::new(bytes_tx) };
+    let io = tokio::io::join(StreamReader::new(Box::pin(incoming)), outgoing);
     Parts { io, writer: Writer { sink, bytes, pings }, pings: pings_tx, heard }
+}
+
+/// Gathers what yamux writes, a header of twelve bytes and then its payload, into one message for both.
+/// Between messages it holds nothing: most tunnels are idle, and there are tens of thousands of them.
+struct Gathered {
+    bytes: BytesMut,
+    queue: PollSender<Bytes>,
+}
+
+impl Gathered {
+    /// Puts what was gathered into the queue, once there is room.
+    fn poll_pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        if !self.bytes.is_empty() {
+            ready!(self.queue.poll_reserve(cx)).map_err(gone)?;
+            self.queue.send_item(std::mem::take(&mut self.bytes).freeze()).map_err(gone)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gathered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.bytes.len() + bytes.len() > BATCH {
+            ready!(self.poll_pass_on(cx))?;
+        }
+        let taken = bytes.get(..BATCH).unwrap_or(bytes);
+        self.bytes.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_pass_on(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass_on(cx))?;
+        self.queue.close();
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Writer {
