@@ -14,6 +14,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Where the engineer's ssh goes over HTTPS.
 fn world() -> Arc<World> {
@@ -283,7 +284,7 @@ fn over_https__a_reader_that_stops_stops_itself_only() {
     let world = world();
     let (_device, _) = device(&world, "gw-slow", "exec");
     let sent = world.dir().join("slow-sent");
-    let command = format!("head -c 200000000 /dev/zero; touch {}", sent.display());
+    let command = format!("head -c 60000000 /dev/zero; touch {}", sent.display());
     let mut slow = world
         .ssh_command(&["diag@gw-slow.daypass", &command])
         .stdin(Stdio::null())
@@ -294,6 +295,16 @@ fn over_https__a_reader_that_stops_stops_itself_only() {
     let mut first = [0; 1];
     let mut output = slow.stdout.take().unwrap();
     output.read_exact(&mut first).unwrap();
+    // What is recorded is what the device has sent; it is sealed every two seconds while it grows.
+    let recorded = || world.sessions("gw-slow")[0]["recordings"].to_string();
+    let (mut last, mut since) = (recorded(), Instant::now());
+    until("the stream to stand still", || {
+        let now = recorded();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(5)
+    });
     for _ in 0..3 {
         assert_eq!(world.ssh(&["diag@gw-slow.daypass", "echo through"]).ok().out(), "through\n");
     }
