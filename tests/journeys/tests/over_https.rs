@@ -273,6 +273,7 @@ fn over_https__when_access_ends_the_reason_is_read_however_much_is_on_its_way() 
             "{}",
             done.stderr
         );
+        assert!(!done.stderr.contains("error:"), "it ended in order: {}", done.stderr);
     }
     until("the device to be empty", || sleepers(&marker).is_empty());
     // What comes after that is refused.
