@@ -285,3 +285,26 @@ async fn promise_3_one_certificate_a_request_for_one_command_becomes_a_grant_of_
         assert!(violates(&widened.unwrap_err(), &["grant_of_a_command_is_for_exec"]));
     }
 }
+
+#[tokio::test]
+async fn a_window_has_a_shortest_and_a_longest_length() {
+    for world in World::all().await {
+        for duration_s in [0, 29, 7 * 24 * 3600 + 1, u64::MAX] {
+            let asked = world.submit(Ask { duration_s, ..World::ask("gw-0043") }).await;
+            assert!(matches!(asked, Err(SubmitError::Duration)), "{duration_s}: {asked:?}");
+        }
+        assert!(world.submit(Ask { duration_s: 30, ..World::ask("gw-0043") }).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn so_many_requests_of_one_person_wait_and_no_more() {
+    for world in World::all().await {
+        let most = Limits::default().pending_per_person;
+        for _ in 0..most {
+            assert!(matches!(world.submit(World::ask("gw-0042")).await, Ok((_, Outcome::Waiting { .. }))));
+        }
+        let refused = world.submit(World::ask("gw-0042")).await;
+        assert!(matches!(refused, Err(SubmitError::TooManyPending(n)) if n == most), "{refused:?}");
+    }
+}

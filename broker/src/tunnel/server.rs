@@ -403,7 +403,7 @@ impl TunnelServer {
 
     /// Finds the change of state that was committed between the hello's judgement and the tunnel's entry
     /// in the registry.
-    async fn catch_up(&self, tunnel: &Tunnel, told: DeviceState) {
+    pub(super) async fn catch_up(&self, tunnel: &Tunnel, told: DeviceState) {
         match store::find(self.db.pool(), tunnel.device()).await {
             Ok(Some(device)) if device.state == told => {}
             Ok(Some(device)) => apply(tunnel, device.state, "the device's state has changed").await,

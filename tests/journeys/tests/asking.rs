@@ -149,3 +149,19 @@ fn who_does_not_say_why_asks_for_nothing() {
     let asked = world.json("engineer", &["requests", "--mine"]);
     assert!(asked.as_array().unwrap().iter().all(|request| request["device"] != "gw-silent"), "{asked}");
 }
+
+#[test]
+fn a_request_that_would_not_be_enough_is_not_waited_for() {
+    let world = World::shared();
+    let _device = Device::enrol(&world, "gw-other", "field");
+    let narrow = ["request", "gw-other", "-l", "diag", "--reason", "one look", "--", "uptime"];
+    let _ = world.cli("engineer", &narrow).ok();
+    let mut ssh = at_a_terminal(&world, "gw-other", &["-o", "SetEnv=DAYPASS_REASON=shell"], &[]);
+    ssh.complains("lapses in");
+    assert!(!ssh.err().contains("already waiting"), "{}", ssh.err());
+    let asked = world.json("engineer", &["requests", "--mine", "--state", "pending"]);
+    let ours = asked.as_array().unwrap().iter().filter(|request| request["device"] == "gw-other").count();
+    assert_eq!(ours, 2, "one for the command, one for the shell");
+    ssh.send(b"\x03");
+    let _ = ssh.ends().with(130);
+}

@@ -199,6 +199,59 @@ async fn a_device_that_is_quarantined_lost_or_retired_gets_no_tunnel() {
 }
 
 #[tokio::test]
+async fn a_hello_of_another_version_is_refused() {
+    let world = World::new().await;
+    let mut dialled = world.dial().await;
+    let binding = dialled.challenge(Conversation::Tunnel).await;
+    let sealed = sealed_hello(DEVICE, &key(1), &binding);
+    let good: [PublicKey; 1] = [key(1).public_key().clone()];
+    let mut hello: serde_json::Value = sealed.open(&good, Purpose::Hello, "a hello").unwrap();
+    hello["v"] = 2.into();
+    dialled.say(&SignedText::seal(&key(1), Purpose::Hello, &hello).unwrap()).await;
+    assert_eq!(refusal(&mut dialled).await, RefusalCode::Malformed);
+    assert!(world.server.tunnels().is_empty());
+}
+
+#[tokio::test]
+async fn strangers_fill_the_audit_log_only_so_far_and_proven_devices_are_entered_all_the_same() {
+    let world = World::new().await;
+    world.step(DeviceState::Active, DeviceState::Quarantined).await;
+    let mut entered = 0;
+    while world.server.may_enter_stranger() {
+        entered += 1;
+        assert!(entered <= 60, "a stranger may fill the log");
+    }
+    assert_eq!(world.hello(DEVICE, 2).await.err(), Some(RefusalCode::UnknownDevice));
+    assert_eq!(events(&world.db, Kind::DeviceRefused).await, 0, "that one is in the program's log");
+    assert_eq!(world.hello(DEVICE, 1).await.err(), Some(RefusalCode::StateForbids));
+    assert_eq!(events(&world.db, Kind::DeviceRefused).await, 1);
+}
+
+#[tokio::test]
+async fn two_hellos_at_the_same_time_take_one_place() {
+    let world = World::new().await;
+    let device = DEVICE.parse().unwrap();
+    let first = world.server.tunnels().reserve(&device, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(world.hello(DEVICE, 1).await.err(), Some(RefusalCode::Busy));
+    drop(first);
+    assert!(world.hello(DEVICE, 1).await.is_ok(), "the place is given back");
+}
+
+#[tokio::test]
+async fn promise_4_access_ends_on_time_a_state_that_changed_during_the_hello_is_found() {
+    let world = World::new().await;
+    let (mut device, tunnel) = world.connect().await;
+    // Committed by somebody whom this broker's registry could not tell.
+    world.step(DeviceState::Active, DeviceState::Suspended).await;
+    world.server.catch_up(&tunnel, DeviceState::Active).await;
+    assert!(matches!(device.hear().await, Some(ToDevice::Suspend { .. })));
+    assert!(tunnel.open(exec(0), &session_key(), None).await.is_err(), "no channel opens");
+    world.step(DeviceState::Suspended, DeviceState::Quarantined).await;
+    world.server.catch_up(&tunnel, DeviceState::Suspended).await;
+    assert!(tunnel.is_closed());
+}
+
+#[tokio::test]
 async fn a_newer_trust_bundle_reaches_a_connected_device_once() {
     let world = World::new().await;
     let (mut device, tunnel) = world.connect().await;
