@@ -1,7 +1,8 @@
 //! One channel: frames on a yamux stream, joined to the two queues that a session holds.
 //!
-//! The directions never wait for each other. The stream's window and the queues' bounds are the flow
-//! control: a session that does not take stops the reading of this stream and of nothing else.
+//! The directions never wait for each other. What may be unacknowledged is the flow control: the device sends
+//! no more while the session does not take. The stream itself is read on meanwhile, because the acks of the
+//! other direction come on it; what it may bring is bounded by [`HOLD`] and then by the stream's window.
 //!
 //! A channel outlives its tunnel: what both directions know is kept, with the input that is not
 //! acknowledged, until [`Kept`] has found another stream for it or the session is over.
@@ -32,6 +33,8 @@ const BATCH: usize = 64 * 1024;
 const ACK_BYTES: u64 = 64 * 1024;
 /// Input that is kept until it is acknowledged, and about as much as may be on its way.
 const KEEP: usize = 512 * 1024;
+/// Output that is held while the session does not take it: more than a device has unacknowledged.
+const HOLD: usize = 1024 * 1024;
 /// How much later than the end of a stream the end of its tunnel may be noticed.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -186,8 +189,9 @@ struct Incoming<'a> {
     exited: bool,
     /// On this stream the device has said that its process is gone; another one may say it again.
     exited_here: bool,
-    /// Received, and on its way into the session's queue.
-    passing: Option<FromDevice>,
+    /// Received, and on its way into the session's queue; and how many bytes that is.
+    passing: VecDeque<Passing>,
+    held: usize,
     /// What lies in the session's queue, oldest first: stream and count after it; `None` for what is no
     /// data. An entry that has left the queue is handed on.
     queued: VecDeque<Option<(Which, u64)>>,
@@ -202,13 +206,23 @@ struct Input<'a> {
     lost: &'a CancellationToken,
 }
 
-/// What became of a message for the session.
-enum Handed {
-    On,
-    /// The session has let go.
-    Back,
-    /// The tunnel was lost first; the message is still here.
-    Lost,
+/// A message for the session. Data has its stream and the count after it.
+struct Passing {
+    message: FromDevice,
+    counts: Option<(Which, u64)>,
+}
+
+impl Passing {
+    fn len(&self) -> usize {
+        match &self.message {
+            FromDevice::Data(bytes) | FromDevice::Stderr(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self.message, FromDevice::Closed { .. })
+    }
 }
 
 impl<'a> Incoming<'a> {
@@ -221,7 +235,8 @@ impl<'a> Incoming<'a> {
             ended: [false; 2],
             exited: false,
             exited_here: false,
-            passing: None,
+            passing: VecDeque::new(),
+            held: 0,
             queued: VecDeque::with_capacity(QUEUE + 1),
             announced: [0; 2],
         }
@@ -258,25 +273,33 @@ impl<'a> Incoming<'a> {
     }
 
     async fn pump(&mut self, mut input: Input<'_>, acks: &mut tokio::time::Interval) -> Result<Fate, Breach> {
+        let output = self.output.clone();
         loop {
-            // What the stream before left half-way comes first.
-            if let Some(message) = &self.passing {
-                let last = matches!(message, FromDevice::Closed { .. });
-                match self.hand_on(acks, input.lost).await {
-                    Handed::On if last => return Ok(Fate::Over),
-                    Handed::On => {}
-                    Handed::Back => return self.drain(input).await,
-                    Handed::Lost => return Ok(Fate::Lost),
+            // Nothing counts behind the device's close.
+            let open = !self.passing.back().is_some_and(Passing::is_last);
+            let room = open && self.held < HOLD;
+            if room && let Some(frame) = Frame::decode(&mut input.bytes)? {
+                if let Some(message) = self.take(frame)? {
+                    self.pass(message);
                 }
-            }
-            if let Some(frame) = Frame::decode(&mut input.bytes)? {
-                self.passing = self.take(frame)?;
                 continue;
             }
             // Room for one batch; what is decoded has left the buffer, so this does not grow.
             input.bytes.reserve(BATCH);
             tokio::select! {
-                read = input.reader.read_buf(&mut input.bytes) => match read {
+                biased;
+                () = input.lost.cancelled() => return Ok(Fate::Lost),
+                // What the stream before left half-way comes first.
+                permit = output.reserve(), if !self.passing.is_empty() => match permit {
+                    Ok(permit) => {
+                        if self.hand_on(permit) {
+                            return Ok(Fate::Over);
+                        }
+                    }
+                    Err(_) => return self.drain(input).await,
+                },
+                _ = acks.tick() => self.note_handed_on(false),
+                read = input.reader.read_buf(&mut input.bytes), if room => match read {
                     Ok(1..) => {}
                     // With the tunnel, or alone?
                     Ok(0) | Err(_) => return match timeout(SAME_END, input.lost.cancelled()).await {
@@ -284,37 +307,31 @@ impl<'a> Incoming<'a> {
                         Err(_) => Err(Breach::Truncated),
                     },
                 },
-                () = input.lost.cancelled() => return Ok(Fate::Lost),
-                () = self.output.closed() => return self.drain(input).await,
-                _ = acks.tick() => self.note_handed_on(false),
+                () = output.closed() => return self.drain(input).await,
             }
         }
     }
 
-    /// Passes the message at hand to the session, and goes on acknowledging while that takes time.
-    async fn hand_on(&mut self, acks: &mut tokio::time::Interval, lost: &CancellationToken) -> Handed {
-        let output = self.output.clone();
-        let permit = loop {
-            tokio::select! {
-                biased;
-                permit = output.reserve() => match permit {
-                    Ok(permit) => break permit,
-                    Err(_) => return Handed::Back,
-                },
-                () = lost.cancelled() => return Handed::Lost,
-                _ = acks.tick() => self.note_handed_on(false),
-            }
-        };
-        let Some(message) = self.passing.take() else { return Handed::On };
-        let entry = match &message {
+    fn pass(&mut self, message: FromDevice) {
+        let counts = match &message {
             FromDevice::Data(_) => Some((Which::Data, self.received[0])),
             FromDevice::Stderr(_) => Some((Which::Stderr, self.received[1])),
             _ => None,
         };
-        permit.send(message);
-        self.queued.push_back(entry);
+        let passing = Passing { message, counts };
+        self.held += passing.len();
+        self.passing.push_back(passing);
+    }
+
+    /// Passes the oldest message to the session; true when it was the last.
+    fn hand_on(&mut self, permit: mpsc::Permit<'_, FromDevice>) -> bool {
+        let Some(passing) = self.passing.pop_front() else { return false };
+        self.held -= passing.len();
+        let last = passing.is_last();
+        permit.send(passing.message);
+        self.queued.push_back(passing.counts);
         self.note_handed_on(true);
-        Handed::On
+        last
     }
 
     /// Moves the acks to what has left the session's queue; wakes the writer when one is due.
@@ -337,7 +354,8 @@ impl<'a> Incoming<'a> {
     /// The session has let go: whatever still comes is of no use, but the process may be writing it, and
     /// the device's close comes behind it.
     async fn drain(&mut self, mut input: Input<'_>) -> Result<Fate, Breach> {
-        self.passing = None;
+        self.passing.clear();
+        self.held = 0;
         let deadline = Instant::now() + self.limits.drain;
         loop {
             while let Some(frame) = Frame::decode(&mut input.bytes)? {

@@ -1,9 +1,11 @@
 //! The bytes of one channel, on the stream it has now, and kept while it has none.
 //!
 //! Two halves run at the same time and independently, or two full windows would stop each other: *inward*
-//! takes frames and hands their bytes to the process before it takes the next; *outward* reads a piece of
-//! output only while less than [`KEEP`] is unacknowledged. So memory is bounded by one frame inward and by
-//! [`KEEP`] outward beside yamux's window, and whoever does not read slows its own sender.
+//! takes frames and hands their bytes to the process; *outward* reads a piece of output only while less than
+//! [`KEEP`] is unacknowledged. Inward goes on taking frames while the process takes nothing, because among them
+//! are the acks that outward waits for: a process that echoes would otherwise stop both for ever. What the
+//! broker may have unacknowledged bounds that, and [`HOLD`] whatever the broker does. So whoever does not read
+//! slows its own sender, and nothing else.
 //!
 //! Neither half loses anything when its future is dropped: what it knows is in [`Flow`], and only what is
 //! known there is acknowledged. That is what lets a channel outlive its tunnel.
@@ -34,6 +36,9 @@ const ACK_DELAY: Duration = Duration::from_millis(200);
 /// Most output of a channel that is kept until it is acknowledged. Twice what the broker's queue holds:
 /// with less, acks would wait for data and data for acks.
 const KEEP: usize = 512 * 1024;
+/// Most input of a channel that is held until the process takes it. More than a broker has unacknowledged (`TUNNEL.md`
+/// section 7.2); one that sends more all the same waits at the stream's window.
+const HOLD: usize = 1024 * 1024;
 /// Bytes read from a process, and sent, at once. With what SSH puts around it, one such piece fits into one
 /// packet of 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
 const READ: usize = MAX_DATA - 256;
@@ -75,8 +80,9 @@ pub struct Flow {
 struct Inward {
     input: Option<Input>,
     terminal: Option<Arc<Terminal>>,
-    /// Received and not handed on yet: less than one frame.
-    waiting: Bytes,
+    /// Received and not handed on yet, oldest first.
+    waiting: VecDeque<Bytes>,
+    held: usize,
     received: u64,
     ended: bool,
 }
@@ -205,7 +211,14 @@ impl Flow {
                 sent: [AtomicU64::new(0), AtomicU64::new(0)],
                 acked: watch::Sender::new([0; 2]),
             },
-            inward: Inward { input: Some(input), terminal, waiting: Bytes::new(), received: 0, ended: false },
+            inward: Inward {
+                input: Some(input),
+                terminal,
+                waiting: VecDeque::new(),
+                held: 0,
+                received: 0,
+                ended: false,
+            },
             outward: Outward {
                 data: Source::new(Stream::Data, output),
                 stderr: error.map(|error| Source::new(Stream::Stderr, error)),
@@ -411,33 +424,47 @@ async fn read(source: &mut Option<Source>) {
 impl Inward {
     /// Hands on what was received. Nothing is lost when the call is dropped.
     async fn hand_on(&mut self, counts: &Counts) {
-        while !self.waiting.is_empty() {
+        while let Some(first) = self.waiting.front_mut() {
             let taken = match &mut self.input {
-                Some(input) => input.write(&self.waiting).await.ok(),
+                Some(input) => input.write(first).await.ok(),
                 None => None,
             };
             match taken {
-                Some(n) => self.waiting.advance(n),
+                Some(n) => {
+                    first.advance(n);
+                    self.held -= n;
+                    if first.is_empty() {
+                        self.waiting.pop_front();
+                    }
+                }
                 // A process that closed its input, or ended, takes nothing more; that is no error, as for
                 // any pipe, and what is thrown away is still acknowledged.
                 None => {
                     self.input = None;
                     self.waiting.clear();
+                    self.held = 0;
                 }
             }
-            counts.taken.send_replace(self.received - self.waiting.len() as u64);
+            counts.taken.send_replace(self.received - self.held as u64);
         }
-        // A terminal has no end of input; only its user can type one.
-        if self.ended && !matches!(self.input, Some(Input::Terminal(_))) {
+        if self.is_to_close() {
             self.input = None;
         }
+    }
+
+    /// All input was said. A terminal has no end of input; only its user can type one.
+    fn is_to_close(&self) -> bool {
+        self.ended && self.input.as_ref().is_some_and(|input| !matches!(input, Input::Terminal(_)))
     }
 
     /// Input, and what the broker says about the channel.
     async fn run(&mut self, reader: &mut FrameReader, tell: &mpsc::Sender<Tell>, counts: &Counts) -> Stop {
         loop {
-            self.hand_on(counts).await;
-            let frame = match reader.next().await {
+            let frame = tokio::select! {
+                () = self.hand_on(counts), if !self.waiting.is_empty() || self.is_to_close() => continue,
+                frame = reader.next(), if self.held < HOLD => frame,
+            };
+            let frame = match frame {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Stop::StreamGone("without a close".to_owned()),
                 Err(ReadError::Io(error)) => return Stop::StreamGone(error.to_string()),
@@ -448,7 +475,9 @@ impl Inward {
                     if offset == self.received && !self.ended =>
                 {
                     self.received += bytes.len() as u64;
-                    self.waiting = bytes;
+                    self.held += bytes.len();
+                    // An empty frame is nothing to hand on.
+                    self.waiting.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
                 }
                 // Said again on every stream that the channel goes on on.
                 Frame::Eof { stream: Stream::Data, offset } if offset == self.received => self.ended = true,
