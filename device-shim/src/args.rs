@@ -42,7 +42,7 @@ Configuration (every key may be left out):
   proxy = \"http://[user:password@]host:port\"   an HTTP proxy that takes CONNECT
   state_dir = \"/var/lib/daypass\"
   shell = \"/bin/sh\"            instead of the shell in the password file
-  max_channels = 16            how many may be open at once
+  max_channels = 31            how many may be open at once
   keepalive_s = 240            shortens by itself when idle links drop
   reconnect_first_ms = 1000, reconnect_max_s = 300
 

@@ -3,6 +3,7 @@
 use crate::tunnel::forward::Rules;
 use daypass_protocol::ids::Login;
 use daypass_protocol::target::SSH_PORT;
+use daypass_protocol::tunnel::MAX_STREAMS;
 use nix::unistd::{User, geteuid};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,7 +98,8 @@ impl Default for Config {
             reconnect_first: Duration::from_secs(1),
             reconnect_max: Duration::from_mins(5),
             resume_grace: Duration::from_mins(2),
-            max_channels: 16,
+            // As many as a tunnel carries: a session of the broker's default takes 20 alone.
+            max_channels: MAX_STREAMS - 1,
             remote_access: true,
             forward: Rules::default(),
             journal: None,
@@ -159,7 +161,7 @@ impl Config {
             "resume_grace_s" => self.resume_grace = Duration::from_secs(errors.number(key, value, 0, 3600)),
             "max_channels" => {
                 // The control stream is one of the streams of a tunnel.
-                let most = daypass_protocol::tunnel::MAX_STREAMS as u64 - 1;
+                let most = MAX_STREAMS as u64 - 1;
                 self.max_channels = usize::try_from(errors.number(key, value, 1, most)).unwrap_or(1);
             }
             "remote_access" => match value.as_bool() {
