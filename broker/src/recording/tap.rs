@@ -3,10 +3,11 @@
 use super::RecordError;
 use super::event::SessionEvent;
 use super::seal::{Pending, Sealer};
-use super::sftp::{Broken, Passed, Reader, Seen, Side};
+use super::sftp::{Broken, ENOUGH, Passed, Reader, Seen, Side};
 use super::writer::Piece;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// Why bytes do not go on.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum NotPassed {
 pub(super) struct Tap {
     channel: u32,
     state: Mutex<State>,
+    /// The device has said something, and so may have answered.
+    answered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ struct State {
 
 impl Tap {
     pub fn new(channel: u32) -> Self {
-        Self { channel, state: Mutex::default() }
+        Self { channel, state: Mutex::default(), answered: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -56,6 +59,9 @@ impl Tap {
         side: Side,
         bytes: Bytes,
     ) -> Result<(Passed, Pending), NotPassed> {
+        if side == Side::Client {
+            self.room().await;
+        }
         // Without a recorder that works nothing passes, whether or not there is something to write.
         sealer.check()?;
         let lane = side as usize;
@@ -73,6 +79,9 @@ impl Tap {
             }
             fed
         };
+        if side == Side::Device {
+            self.answered.notify_one();
+        }
         let pending = self.submit(sealer, lane).await?;
         match fed {
             Ok(passed) => Ok((passed, pending)),
@@ -80,6 +89,14 @@ impl Tap {
                 pending.recorded().await?;
                 Err(broken.into())
             }
+        }
+    }
+
+    /// Waits until few enough requests have no answer. Answers are a few bytes each, so that no bound on
+    /// bytes would ever slow a client that does not wait for them.
+    async fn room(&self) {
+        while self.state().reader.outstanding() >= ENOUGH {
+            self.answered.notified().await;
         }
     }
 

@@ -31,8 +31,10 @@ pub const MAX_PACKET: u32 = 257 * 1024;
 pub const MAX_HELD: usize = 64 * 1024;
 /// Longest handle (draft section 6.3).
 pub const MAX_HANDLE: usize = 256;
-/// Most requests without an answer.
-pub const MAX_OUTSTANDING: usize = 1024;
+/// Requests without an answer at which a client waits for one: some ask as fast as they can write.
+pub const ENOUGH: usize = 1024;
+/// Most requests without an answer: that many, and all that one more piece of 32 KiB can bring.
+pub const MAX_OUTSTANDING: usize = 5 * 1024;
 /// Most files and directories open at once.
 pub const MAX_OPEN: usize = 1024;
 /// Most bytes of names in memory, of open files and unanswered requests together.

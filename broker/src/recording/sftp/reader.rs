@@ -52,6 +52,11 @@ impl Reader {
         })
     }
 
+    /// How many requests have no answer.
+    pub fn outstanding(&self) -> usize {
+        self.exchange.outstanding.len()
+    }
+
     /// The channel has ended: what was asked and not answered, and the files that were not closed.
     pub fn finish(self, seen: &mut Vec<Seen>) {
         for asked in self.exchange.outstanding.into_values() {

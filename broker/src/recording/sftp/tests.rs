@@ -415,7 +415,7 @@ fn requests_open_files_and_names_in_memory_are_bounded() {
     for id in 0..u32::try_from(MAX_OUTSTANDING).unwrap() {
         channel.up(&named(17, id, "/a"));
     }
-    channel.refuses(Side::Client, &named(17, 5000, "/a"), What::TooManyRequests);
+    channel.refuses(Side::Client, &named(17, 9000, "/a"), What::TooManyRequests);
 
     let mut channel = Channel::greeted();
     for id in 0..u32::try_from(MAX_OPEN).unwrap() {

@@ -67,6 +67,26 @@ async fn a_channel_for_files_has_no_recording_of_its_own_and_its_operations_are_
 }
 
 #[tokio::test]
+async fn a_client_that_asks_without_end_waits_for_answers_and_goes_on() {
+    let at = Fixture::new(testing::sqlite().await).await;
+    let recorder = at.recordings.start(&at.facts, None).await.unwrap();
+    let files = greeted(&recorder).await;
+    for number in 0..u32::try_from(ENOUGH).unwrap() {
+        files.pass_in(packets::named(17, number, "/a").into()).await.unwrap();
+    }
+    let one_more = packets::named(17, 9000, "/a");
+    let mut asking = std::pin::pin!(files.pass_in(one_more.clone().into()));
+    tokio::select! {
+        biased;
+        _ = &mut asking => panic!("it did not wait"),
+        () = std::future::ready(()) => {}
+    }
+    let _ = out(&files, packets::status(7, 2)).await.unwrap();
+    let passed = asking.await.unwrap();
+    assert_eq!(passed.pieces().collect::<Vec<_>>(), [Bytes::from(one_more)]);
+}
+
+#[tokio::test]
 async fn no_recorder_no_session_a_request_passes_only_when_it_is_on_record() {
     let disk = SmallDisk::mount();
     let at = Fixture::at(testing::sqlite().await, disk.0.join("recordings"), quick()).await;
