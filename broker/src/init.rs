@@ -97,6 +97,13 @@ url = "{url}"
 # PEM files. Without them a certificate is made, and that is for loopback only.
 # certificate = "https.pem"
 # key = "https.key"
+# Connections at the same time; of those that had no answer yet (a TLS handshake, a request that does not end), so
+# many altogether and from one address. When they are taken, the longest waiting gives way to a newcomer.
+# connections = 50000
+# unanswered = 2048
+# unanswered_per_source = 1024
+# For the TLS handshake, and for the head of each request.
+# patience_s = 15
 
 [ssh]
 # Where engineers' SSH clients connect.
@@ -106,6 +113,12 @@ listen = "127.0.0.1:2222"
 # port = 22
 # Devices are called <device>.<host_suffix>.
 # host_suffix = "daypass"
+# Time from a connection to a proven person; connections of proven people; and of those who are not proven yet,
+# altogether and from one address. When they are taken, the longest waiting gives way to a newcomer.
+# login_grace_s = 20
+# connections = 1000
+# unproven = 512
+# unproven_per_source = 16
 
 [database]
 # SQLite in data_dir, or PostgreSQL. A URL with a password belongs into the environment variable

@@ -25,6 +25,7 @@ pub mod serve;
 pub mod session;
 pub mod sweep;
 pub mod tunnel;
+pub mod waiting;
 
 #[cfg(test)]
 pub mod testing;

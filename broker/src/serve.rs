@@ -12,6 +12,7 @@ use crate::sweep;
 use anyhow::Context as _;
 use daypass_protocol::api::EndReason;
 use daypass_protocol::signed::Purpose;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,14 +80,46 @@ pub async fn start(ctx: Ctx) -> anyhow::Result<Running> {
         suffix: config.ssh.host_suffix.clone(),
         limits: gateway::Limits {
             channels: config.sessions.channels_per_session as usize,
+            login_grace: config.ssh.login_grace,
+            connections: config.ssh.connections,
+            unproven: config.ssh.unproven,
             ..gateway::Limits::default()
         },
     };
     let gateway = Gateway::serve(ssh, settings, door)?;
     let routes = router::router(ctx.clone(), gateway.entrance());
-    serving.push(tokio::spawn(server::serve(https, tls.clone(), routes, ctx.stopping.clone())));
+    let limits = server::Limits { connections: connections(config), ..config.https.limits };
+    serving.push(tokio::spawn(server::serve(https, tls.clone(), routes, limits, ctx.stopping.clone())));
     tracing::info!(https = %https_address, ssh = %ssh_address, "the broker answers");
     Ok(Running { ctx, https: https_address, ssh: ssh_address, tls, gateway, serving })
+}
+
+/// Asks for all the file descriptors that this process may have, and leaves those that are not for the HTTPS
+/// port to the rest: out of descriptors, nothing could be recorded and nobody end a session.
+fn connections(config: &Config) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let have = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+            limit.current
+        }
+    };
+    let Some(have) = have.and_then(|have| usize::try_from(have).ok()) else {
+        return config.https.limits.connections;
+    };
+    // The SSH port's, and for each of its sessions the files of a recording; the database, the rest.
+    let others = config.ssh.unproven.altogether + 4 * config.ssh.connections.min(have / 16) + 256;
+    let left = have.saturating_sub(others).max(16);
+    if left < config.https.limits.connections {
+        tracing::info!(
+            files = have,
+            connections = left,
+            "fewer connections than configured: this process may open no more files"
+        );
+    }
+    left.min(config.https.limits.connections)
 }
 
 /// The gateway's own key lives as long as the process: what clients trust is the host CA.

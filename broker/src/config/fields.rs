@@ -138,6 +138,12 @@ impl Fields {
         }
     }
 
+    /// A number of things in memory.
+    pub(super) fn count_or(&mut self, key: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let range = *range.start() as u64..=*range.end() as u64;
+        usize::try_from(self.number_or(key, default as u64, range)).unwrap_or(default)
+    }
+
     /// A secret alone in a file, without the newline at its end.
     pub(super) fn secret_file(&mut self, key: &str, path: &Path) -> Option<Zeroizing<String>> {
         match std::fs::read_to_string(path) {

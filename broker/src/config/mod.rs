@@ -6,8 +6,10 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
+use crate::http::server as http;
 use crate::login::{LoginConfig, LoginSettings};
 use crate::policy::SessionLimits;
+use crate::waiting::Bounds;
 use fields::Fields;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ pub struct Https {
     pub url: Url,
     /// PEM files; without them a certificate is made here, for loopback only.
     pub certificate: Option<CertificateFiles>,
+    pub limits: http::Limits,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +51,11 @@ pub struct Ssh {
     pub port: u16,
     /// Devices are called `<id>.<suffix>`.
     pub host_suffix: String,
+    /// From a connection to a proven person.
+    pub login_grace: Duration,
+    /// Connections with a proven person, and those without one yet.
+    pub connections: usize,
+    pub unproven: Bounds,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +155,14 @@ impl Config {
 
         let listen = fields.parsed_or("https.listen", "127.0.0.1:8443");
         let url = fields.url("https.url");
+        let https_limits = http::Limits {
+            connections: fields.count_or("https.connections", 50_000, 16..=1_000_000),
+            unanswered: Bounds {
+                altogether: fields.count_or("https.unanswered", 2048, 16..=100_000),
+                per_source: fields.count_or("https.unanswered_per_source", 1024, 1..=100_000),
+            },
+            patience: Duration::from_secs(fields.number_or("https.patience_s", 15, 1..=300)),
+        };
         let certificate = match (fields.path_opt("https.certificate"), fields.path_opt("https.key")) {
             (Some(certificate), Some(key)) => Some(CertificateFiles { certificate, key }),
             (None, None) => {
@@ -172,6 +188,12 @@ impl Config {
             .text_opt("ssh.host")
             .or_else(|| url.as_ref().and_then(|url: &Url| url.host_str()).map(str::to_owned));
         let ssh_port = fields.number_or("ssh.port", 0, 0..=65535);
+        let login_grace_s = fields.number_or("ssh.login_grace_s", 20, 1..=600);
+        let ssh_connections = fields.count_or("ssh.connections", 1000, 1..=100_000);
+        let unproven = Bounds {
+            altogether: fields.count_or("ssh.unproven", 512, 1..=100_000),
+            per_source: fields.count_or("ssh.unproven_per_source", 16, 1..=100_000),
+        };
         let host_suffix = fields.text_or("ssh.host_suffix", "daypass");
         if !host_suffix.split('.').all(|label| {
             !label.is_empty()
@@ -260,12 +282,15 @@ impl Config {
         let mistakes = fields.finish();
         let config = || {
             Some(Self {
-                https: Https { listen: listen?, url: url?, certificate },
+                https: Https { listen: listen?, url: url?, certificate, limits: https_limits },
                 ssh: Ssh {
                     listen: ssh_listen?,
                     host: ssh_host?,
                     port: u16::try_from(ssh_port).ok()?,
                     host_suffix,
+                    login_grace: Duration::from_secs(login_grace_s),
+                    connections: ssh_connections,
+                    unproven,
                 },
                 database_url: Zeroizing::new(database_url?),
                 keys_dir: keys_dir?,

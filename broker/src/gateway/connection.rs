@@ -7,13 +7,14 @@
 use super::channel::{self, Asked, Start, signal_name};
 use super::door::{Client, Door, NotAuthenticated, Refusal, RefusedKind};
 use super::forward;
-use super::front::{Inside, Slot};
+use super::front::Inside;
 use super::gate::{Allowed, Gate, NotAllowed, Purpose, Wish, pty, window};
 use super::jump::{self, Jump, prohibited};
 use super::live::{Entry, Live, SessionEntry, Waiting};
 use super::pipe::pipe;
 use super::transport::{Stream, Transport};
 use crate::session::wire::{FromEngineer, input};
+use crate::waiting::Slot;
 use daypass_protocol::ids::DeviceId;
 use daypass_protocol::ssh_key::Certificate;
 use daypass_protocol::text::made_visible;
@@ -76,8 +77,17 @@ pub fn serve<D: Door, S: Stream>(
         let ending = Ending(live.clone());
         let handler = Connection { live: live.clone(), place, proven: None, opened: 0, refusals: 0 };
 
+        // An inner connection has no place to give up: its person was proven on the outer one.
+        let give_way = slot.as_ref().map(Slot::give_way).unwrap_or_default();
         let begun = russh::server::run_stream(config, transport, handler);
-        let mut running = match timeout_at(deadline, begun).await {
+        let begun = tokio::select! {
+            begun = timeout_at(deadline, begun) => begun,
+            () = give_way.cancelled() => {
+                debug!("gave way before an SSH identification");
+                return;
+            }
+        };
+        let mut running = match begun {
             Ok(Ok(running)) => running,
             Ok(Err(error)) => {
                 debug!(%error, "not an SSH client");
@@ -96,6 +106,11 @@ pub fn serve<D: Door, S: Stream>(
                 () = live.authenticated.cancelled(), if !proven => {
                     proven = true;
                     drop(slot.take());
+                }
+                () = give_way.cancelled(), if !proven => {
+                    debug!("gave way to somebody who came later");
+                    live.control.cut();
+                    break (&mut running).await;
                 }
                 () = tokio::time::sleep_until(deadline), if !proven => {
                     debug!("nobody was proven in time");

@@ -10,9 +10,10 @@
 
 use super::connection::{Place, serve};
 use super::door::{Door, HostIdentity, Refusal, Refused, RefusedKind};
-use super::front::{Entrance, Slot};
+use super::front::Entrance;
 use super::gate::{Gate, NotAllowed};
 use super::ssh;
+use crate::waiting::Slot;
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use daypass_protocol::api::SSH_MESSAGE;

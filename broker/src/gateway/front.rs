@@ -5,10 +5,10 @@ use super::door::{Door, HostIdentity};
 use super::gate::Gate;
 use super::limits::Limits;
 use super::ssh;
-use std::collections::HashMap;
+use crate::waiting::{Full, Slot, Waiting};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl<D: Door> Gateway<D> {
         let inside = Arc::new(Inside { door, gate, limits, stopping });
         let entrance = Entrance(Arc::new(Hall {
             inside,
-            waiting: Waiting::default(),
+            waiting: Waiting::new(limits.unproven),
             connections: Mutex::default(),
             accepted: AtomicU64::new(0),
         }));
@@ -124,10 +124,12 @@ impl<D: Door> Entrance<D> {
             while connections.try_join_next().is_some() {}
             connections.len()
         };
-        let place = if connected >= limits.connections {
+        // Those who wait have a bound of their own, and do not shut out anybody by this one.
+        let proven = connected.saturating_sub(self.0.waiting.taken());
+        let place = if proven >= limits.connections {
             Err("connections")
         } else {
-            self.0.waiting.enter(source.ip(), limits)
+            self.0.waiting.enter(source.ip()).map_err(Full::as_str)
         };
         if let Err(why) = &place {
             metrics::counter!("daypass_gateway_turned_away_total", "why" => *why).increment(1);
@@ -188,76 +190,4 @@ async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Confi
         warn!("connections did not end in time");
     }
     connections.abort_all();
-}
-
-/// Connections whose person is not proven yet, by where they come from.
-#[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, source: IpAddr, limits: &Limits) -> Result<Slot, &'static str> {
-        let source = network(source);
-        let mut waiting = self.lock();
-        if waiting.values().sum::<usize>() >= limits.unauthenticated {
-            return Err("unauthenticated");
-        }
-        let here = waiting.entry(source).or_default();
-        if *here >= limits.unauthenticated_per_source {
-            return Err("unauthenticated-per-source");
-        }
-        *here += 1;
-        drop(waiting);
-        Ok(Slot { waiting: self.clone(), source })
-    }
-}
-
-/// One place among the unauthenticated; given back when dropped.
-pub struct Slot {
-    waiting: Waiting,
-    source: IpAddr,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut waiting = self.waiting.lock();
-        if let Some(here) = waiting.get_mut(&self.source) {
-            *here -= 1;
-            if *here == 0 {
-                waiting.remove(&self.source);
-            }
-        }
-    }
-}
-
-/// One customer's worth of addresses: an IPv4 address, an IPv6 /64.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_counted_by_source_and_given_back() {
-        let limits = Limits { unauthenticated: 3, unauthenticated_per_source: 2, ..Limits::default() };
-        let waiting = Waiting::default();
-        let enter = |source: &str| waiting.enter(source.parse().unwrap(), &limits);
-        let first = enter("192.0.2.1").unwrap_or_else(|why| panic!("{why}"));
-        let _second = enter("::ffff:192.0.2.1").unwrap_or_else(|why| panic!("{why}"));
-        assert!(enter("192.0.2.1").is_err(), "two from one source");
-        let _third = enter("2001:db8::1").unwrap_or_else(|why| panic!("{why}"));
-        assert!(enter("2001:db9::1").is_err(), "three altogether");
-        drop(first);
-        let _again = enter("2001:db8::ffff").unwrap_or_else(|why| panic!("{why}"));
-        assert!(enter("2001:db8::2").is_err());
-        assert_eq!(waiting.lock().len(), 2);
-    }
 }

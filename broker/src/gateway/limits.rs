@@ -1,17 +1,16 @@
 //! The bounds of the gateway.
 
+use crate::waiting::Bounds;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Time from accepting a connection to a proven person; on each hop.
     pub login_grace: Duration,
-    /// Connections altogether.
+    /// Connections with a proven person.
     pub connections: usize,
-    /// Connections whose person is not proven yet, altogether and from one source: an IPv4 address or
-    /// an IPv6 /64.
-    pub unauthenticated: usize,
-    pub unauthenticated_per_source: usize,
+    /// Connections whose person is not proven yet.
+    pub unproven: Bounds,
     /// Refused proofs before a connection is closed. Agents offer several keys.
     pub auth_attempts: usize,
     /// Channels open at once on one connection; OpenSSH's `MaxSessions`.
@@ -41,8 +40,7 @@ impl Default for Limits {
         Self {
             login_grace: Duration::from_secs(20),
             connections: 1000,
-            unauthenticated: 100,
-            unauthenticated_per_source: 16,
+            unproven: Bounds { altogether: 512, per_source: 16 },
             auth_attempts: 10,
             channels: 10,
             channels_in_life: 2048,

@@ -2,11 +2,13 @@
 
 use super::connection::TlsFacts;
 use crate::config::Https;
+use crate::waiting::{Bounds, Slot, Waiting};
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::tunnel::EXPORTER_LABEL;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,20 +17,34 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// Connections at the same time, tunnels of devices included.
-const CONNECTIONS: usize = 50_000;
-/// For the TLS handshake, and for the head of each request.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// An HTTP/2 connection on which nobody asked anything for so long is closed. HTTP/1 has `patience` for that.
+const IDLE: Duration = Duration::from_mins(2);
+/// How long an answer may take to begin, the request's body included. No handler waits for people.
+const ANSWER: Duration = Duration::from_mins(1);
+
+/// The bounds of the port. A tunnel leaves this port's care once it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Connections that have had no answer yet: TLS not begun or not finished, a request that does not end.
+    pub unanswered: Bounds,
+    /// For the TLS handshake, and for the head of each request.
+    pub patience: Duration,
+}
 
 /// The TLS side, which can be given a new certificate while it runs.
 #[derive(Clone, Debug)]
@@ -112,8 +128,15 @@ fn self_made(config: &Https, keys_dir: &Path) -> anyhow::Result<(Vec<u8>, Vec<u8
 }
 
 /// Serves until `stopping`, then lets requests finish for a moment.
-pub async fn serve(listener: TcpListener, tls: Tls, router: Router, stopping: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+pub async fn serve(
+    listener: TcpListener,
+    tls: Tls,
+    router: Router,
+    limits: Limits,
+    stopping: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let waiting = Waiting::new(limits.unanswered);
     let connections = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -129,13 +152,27 @@ pub async fn serve(listener: TcpListener, tls: Tls, router: Router, stopping: Ca
                 continue;
             }
         };
+        let slot = match waiting.enter(peer.ip()) {
+            Ok(slot) => slot,
+            Err(full) => {
+                metrics::counter!("daypass_https_turned_away_total", "why" => full.as_str()).increment(1);
+                continue;
+            }
+        };
         let Ok(place) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "too many connections; one was turned away");
+            metrics::counter!("daypass_https_turned_away_total", "why" => "connections").increment(1);
+            tracing::debug!(%peer, "too many connections; one was turned away");
             continue;
         };
         let (tls, router, stopping) = (tls.clone(), router.clone(), stopping.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, peer, &tls, router, stopping).await {
+            let give_way = slot.give_way();
+            let served = connection(stream, peer, &tls, router, slot, limits, stopping);
+            let ended = tokio::select! {
+                ended = served => ended,
+                () = give_way.cancelled() => Err(anyhow::anyhow!("it gave way to somebody who came later")),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%peer, error = format!("{error:#}"), "a connection ended badly");
             }
             drop(place);
@@ -147,17 +184,67 @@ pub async fn serve(listener: TcpListener, tls: Tls, router: Router, stopping: Ca
     }
 }
 
+/// What somebody on a connection has done so far.
+struct Activity {
+    /// Their place among those who wait, until their first answer.
+    slot: Mutex<Option<Slot>>,
+    asked: CancellationToken,
+    /// Requests that were not answered yet, and when the last one was.
+    open: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Activity {
+    fn new(slot: Slot) -> Self {
+        Self {
+            slot: Mutex::new(Some(slot)),
+            asked: CancellationToken::new(),
+            open: AtomicUsize::new(0),
+            last: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Answers one request.
+    async fn answer(&self, router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+        self.asked.cancel();
+        self.open.fetch_add(1, Ordering::AcqRel);
+        let answered = tokio::time::timeout(ANSWER, router.oneshot(request)).await;
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        *lock(&self.last) = Instant::now();
+        drop(lock(&self.slot).take());
+        answered.unwrap_or_else(|_| Ok(StatusCode::REQUEST_TIMEOUT.into_response()))
+    }
+
+    /// Waits until nobody has asked anything for [`IDLE`].
+    async fn idle(&self) {
+        loop {
+            let until = *lock(&self.last) + IDLE;
+            tokio::time::sleep_until(until.max(Instant::now() + Duration::from_secs(1))).await;
+            if self.open.load(Ordering::Acquire) == 0 && lock(&self.last).elapsed() >= IDLE {
+                return;
+            }
+        }
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     tls: &Tls,
     router: Router,
+    slot: Slot,
+    limits: Limits,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
+    let patience = limits.patience;
     let acceptor = TlsAcceptor::from(tls.config());
     let stream =
-        tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await.context("TLS took too long")??;
+        tokio::time::timeout(patience, acceptor.accept(stream)).await.context("TLS took too long")??;
     let facts = {
         let (_, session) = stream.get_ref();
         TlsFacts {
@@ -171,25 +258,40 @@ async fn connection(
             peer,
         }
     };
+    let activity = Arc::new(Activity::new(slot));
+    let answering = activity.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(facts.clone());
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        let (activity, router) = (answering.clone(), router.clone());
+        async move { activity.answer(router, request).await }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(64)
         .keep_alive_interval(Duration::from_mins(1))
-        .keep_alive_timeout(PATIENCE);
+        .keep_alive_timeout(patience);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let served = tokio::select! {
         served = &mut serving => served,
-        () = stopping.cancelled() => {
+        // hyper's own deadline begins once it knows the version of HTTP, which silence never tells it.
+        () = async {
+            tokio::time::sleep(patience).await;
+            if activity.asked.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+        } => anyhow::bail!("nothing was asked in time"),
+        () = async {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = activity.idle() => {}
+            }
+        } => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -122,3 +122,20 @@ impl Write for Hashing {
         self.to.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promise_5_evidence_a_file_that_is_not_what_was_sealed_is_not_archived_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.ndjson");
+        fs::write(&path, "what was sealed").unwrap();
+        let sealed = hex::encode(Sha256::digest("what was sealed"));
+        fs::write(&path, "what was sealeD").unwrap();
+        assert_eq!(write_compressed(&path, &sealed).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [path], "the changed file stays as it is, for whoever looks into it");
+    }
+}

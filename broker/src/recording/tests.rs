@@ -387,3 +387,34 @@ async fn a_row_that_points_out_of_the_folder_is_not_followed() {
     }
     assert!(matches!(at.recordings.read(&at.facts.session, 99).await, Err(ReadError::Unknown)));
 }
+
+#[tokio::test]
+async fn a_recording_that_has_reached_its_limit_takes_nothing_more_however_small() {
+    for db in testing::databases().await {
+        let at = Fixture::new(db).await;
+        let recorder = at.recordings.start(&at.facts, Some(10)).await.unwrap();
+        let exec = recorder.channel(0, exec()).await.unwrap();
+        written(exec.stdout(&Bytes::from_static(b"12345678")).await).await.unwrap();
+        let too_much = written(exec.stdout(&Bytes::from_static(b"90123")).await).await;
+        assert!(matches!(too_much, Err(RecordError::TooLong { .. })), "{too_much:?}");
+        let small = written(exec.stdout(&Bytes::from_static(b"9")).await).await;
+        assert!(matches!(small, Err(RecordError::TooLong { .. })), "behind a gap nothing follows: {small:?}");
+        exec.close().await.unwrap();
+        recorder.close(EndReason::RecordingLimit, None).await.unwrap();
+        at.recordings.settle().await;
+    }
+}
+
+#[tokio::test]
+async fn no_recorder_no_session_a_channel_that_outlives_its_session_records_nothing() {
+    for db in testing::databases().await {
+        let at = Fixture::new(db).await;
+        let recorder = at.recordings.start(&at.facts, None).await.unwrap();
+        let exec = recorder.channel(0, exec()).await.unwrap();
+        recorder.close(EndReason::Closed, None).await.unwrap();
+        let late = written(exec.stdout(&Bytes::from_static(b"late")).await).await;
+        assert!(matches!(late, Err(RecordError::Closed)), "{late:?}");
+        assert!(exec.pass_in(Bytes::from_static(b"late")).await.is_err(), "nor does input pass");
+        at.recordings.settle().await;
+    }
+}

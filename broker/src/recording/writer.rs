@@ -336,3 +336,31 @@ impl Writer {
         Ok(track.snapshot(number))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_recorder_no_session_after_one_failure_no_piece_is_taken_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let growth = Growth { unsealed: AtomicU64::new(0), grown: Notify::new(), much: 1 };
+        let mut writer = Writer {
+            tracks: BTreeMap::new(),
+            buffer: Vec::new(),
+            began: Instant::now(),
+            growth: Arc::new(growth),
+            left: None,
+            failed: None,
+        };
+        let path = dir.path().join("output");
+        writer.open(1, &path, Start::Output).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len();
+        // A piece that waited behind one that tore.
+        writer.fail(RecordError::Stopped);
+        let (done, answer) = oneshot::channel();
+        writer.append(1, Piece::Output(OutputStream::Stdout, Bytes::from_static(b"late")), done);
+        assert!(answer.await.unwrap().is_err());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), length, "nothing is written behind a torn piece");
+    }
+}

@@ -1,0 +1,209 @@
+//! Room for connections on which nobody has proven anything yet.
+//!
+//! Anybody may connect and then be silent. There are so many places, altogether and for each network. Whoever
+//! comes when they are taken is let in all the same, and the one that has waited longest gives way: of the own
+//! network when that one is full, else of the network that holds most places. So a flood of silence pushes
+//! itself out, and somebody honest, who is through within moments, is not kept out. Nobody gives way in their
+//! first second: a thousand devices that come back at once would otherwise push each other out for ever.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long everybody may take before they can be asked to give way.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// How many may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub altogether: usize,
+    /// From one source: an IPv4 address or an IPv6 /64.
+    pub per_source: usize,
+}
+
+/// The places of one port.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    bounds: Bounds,
+    places: Arc<Mutex<Places>>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    next: u64,
+    taken: usize,
+    /// Of each source, oldest first.
+    sources: HashMap<IpAddr, BTreeMap<u64, Place>>,
+}
+
+#[derive(Debug)]
+struct Place {
+    since: Instant,
+    give_way: CancellationToken,
+}
+
+/// Which bound keeps somebody out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    Altogether,
+    Source,
+}
+
+impl Full {
+    /// As metrics call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Altogether => "unproven",
+            Self::Source => "unproven-per-source",
+        }
+    }
+}
+
+impl Waiting {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, places: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait.
+    pub fn taken(&self) -> usize {
+        self.lock().taken
+    }
+
+    /// Takes a place; somebody else may have to give way for it.
+    pub fn enter(&self, source: IpAddr) -> Result<Slot, Full> {
+        let source = network(source);
+        let mut places = self.lock();
+        if places.sources.get(&source).is_some_and(|own| own.len() >= self.bounds.per_source) {
+            if !places.push_out(source) {
+                return Err(Full::Source);
+            }
+        } else if places.taken >= self.bounds.altogether {
+            // The most, and of those the one that came first.
+            let crowd = places
+                .sources
+                .iter()
+                .max_by_key(|(_, own)| (own.len(), std::cmp::Reverse(own.keys().next().copied())))
+                .map(|(crowd, _)| *crowd);
+            if !crowd.is_some_and(|crowd| places.push_out(crowd)) {
+                return Err(Full::Altogether);
+            }
+        }
+        let number = places.next;
+        places.next += 1;
+        places.taken += 1;
+        let give_way = CancellationToken::new();
+        let place = Place { since: Instant::now(), give_way: give_way.clone() };
+        places.sources.entry(source).or_default().insert(number, place);
+        drop(places);
+        Ok(Slot { waiting: self.clone(), source, number, give_way })
+    }
+}
+
+impl Places {
+    /// The oldest of a source gives way, unless it has only just come.
+    fn push_out(&mut self, source: IpAddr) -> bool {
+        let oldest = self.sources.get(&source).and_then(|own| own.first_key_value());
+        let Some((number, place)) = oldest else { return false };
+        if place.since.elapsed() < FIRST {
+            return false;
+        }
+        place.give_way.cancel();
+        let number = *number;
+        self.leave(source, number);
+        true
+    }
+
+    fn leave(&mut self, source: IpAddr, number: u64) {
+        if let Some(own) = self.sources.get_mut(&source) {
+            if own.remove(&number).is_some() {
+                self.taken -= 1;
+            }
+            if own.is_empty() {
+                self.sources.remove(&source);
+            }
+        }
+    }
+}
+
+/// One place; given back when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    waiting: Waiting,
+    source: IpAddr,
+    number: u64,
+    give_way: CancellationToken,
+}
+
+impl Slot {
+    /// Cancelled when the place was given to somebody else: the connection is to be closed.
+    pub fn give_way(&self) -> CancellationToken {
+        self.give_way.clone()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.waiting.lock().leave(self.source, self.number);
+    }
+}
+
+/// One customer's worth of addresses: an IPv4 address, an IPv6 /64.
+pub fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(altogether: usize, per_source: usize) -> impl Fn(&str) -> Result<Slot, Full> {
+        let waiting = Waiting::new(Bounds { altogether, per_source });
+        move |source| waiting.enter(source.parse().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_counted_by_source_and_given_back() {
+        let enter = places(3, 2);
+        let first = enter("192.0.2.1").unwrap();
+        let _second = enter("::ffff:192.0.2.1").unwrap();
+        assert_eq!(enter("192.0.2.1").unwrap_err(), Full::Source);
+        let _third = enter("2001:db8::1").unwrap();
+        assert_eq!(enter("2001:db9::1").unwrap_err(), Full::Altogether);
+        drop(first);
+        let again = enter("2001:db8::ffff").unwrap();
+        assert_eq!(enter("2001:db8::2").unwrap_err(), Full::Source);
+        assert_eq!(again.waiting.lock().sources.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_longest_in_the_fullest_network_gives_way() {
+        let enter = places(4, 3);
+        let alone = enter("192.0.2.1").unwrap();
+        let crowd: Vec<_> = (0..3).map(|_| enter("198.51.100.1").unwrap()).collect();
+        assert_eq!(enter("203.0.113.1").unwrap_err(), Full::Altogether, "nobody has had their second yet");
+        tokio::time::advance(FIRST).await;
+        let honest = enter("203.0.113.1").unwrap();
+        let gone = |slot: &Slot| slot.give_way().is_cancelled();
+        assert!(gone(&crowd[0]) && !gone(&crowd[1]) && !gone(&alone) && !gone(&honest));
+        // A source that is full pushes out its own.
+        let enter = places(10, 2);
+        let other = enter("192.0.2.1").unwrap();
+        let (first, second) = (enter("198.51.100.1").unwrap(), enter("198.51.100.1").unwrap());
+        tokio::time::advance(FIRST).await;
+        let _third = enter("198.51.100.1").unwrap();
+        assert!(gone(&first) && !gone(&second) && !gone(&other));
+        // Who gave way and leaves gives back nothing twice.
+        drop(first);
+        assert_eq!(second.waiting.taken(), 3);
+    }
+}
