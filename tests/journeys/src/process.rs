@@ -45,3 +45,8 @@ pub(crate) fn children(parent: i32, program: &str) -> Vec<i32> {
         })
         .collect()
 }
+
+/// The processes that a process has started and that are there.
+pub fn children_of(parent: i32) -> Vec<i32> {
+    children(parent, "")
+}

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Carries connections to one port, until it is told to be a bad network.
@@ -12,10 +12,15 @@ pub struct Proxy {
     state: Arc<State>,
 }
 
+/// What a connection does with bytes: carries them, throws them away, or is gone.
+const CARRIES: u8 = 0;
+const SWALLOWS: u8 = 1;
+const GONE: u8 = 2;
+
 #[derive(Debug, Default)]
 struct State {
-    /// Both ends of each connection, and whether it still carries anything.
-    links: Mutex<Vec<(TcpStream, TcpStream, Arc<AtomicBool>)>>,
+    /// Both ends of each connection, and what it does with what comes.
+    links: Mutex<Vec<(TcpStream, TcpStream, Arc<AtomicU8>)>>,
     /// New connections are closed at once.
     closed: AtomicBool,
     accepted: AtomicUsize,
@@ -35,7 +40,7 @@ impl Proxy {
                 }
                 // A broker that is being started again is not there for a moment.
                 let Ok(far) = TcpStream::connect(&target) else { continue };
-                let alive = Arc::new(AtomicBool::new(true));
+                let alive = Arc::new(AtomicU8::new(CARRIES));
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let alive = alive.clone();
@@ -55,7 +60,7 @@ impl Proxy {
     /// Ends every connection, at both ends, without a word of their protocol; new ones come through.
     pub fn cut(&self) {
         for (near, far, alive) in self.state.links.lock().unwrap().drain(..) {
-            alive.store(false, Ordering::SeqCst);
+            alive.store(GONE, Ordering::SeqCst);
             for end in [near, far] {
                 // Gone already is as good.
                 let _ = end.shutdown(Shutdown::Both);
@@ -66,7 +71,20 @@ impl Proxy {
     /// Nothing comes through any more on the connections that there are, and nobody is told.
     pub fn swallow(&self) {
         for (.., alive) in self.state.links.lock().unwrap().iter() {
-            alive.store(false, Ordering::SeqCst);
+            alive.store(SWALLOWS, Ordering::SeqCst);
+        }
+    }
+
+    /// Resets every connection at both ends: what was on its way is lost, and nobody is told goodbye.
+    pub fn reset(&self) {
+        for (near, far, alive) in self.state.links.lock().unwrap().drain(..) {
+            alive.store(GONE, Ordering::SeqCst);
+            for end in [near, far] {
+                // Closed without lingering, a socket says RST; and the threads let go of theirs.
+                socket2::SockRef::from(&end).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                // Gone already is as good.
+                let _ = end.shutdown(Shutdown::Read);
+            }
         }
     }
 
@@ -85,19 +103,20 @@ impl Drop for Proxy {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, alive: &AtomicBool) {
+fn carry(mut from: TcpStream, mut to: TcpStream, alive: &AtomicU8) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if !alive.load(Ordering::SeqCst) {
+        match alive.load(Ordering::SeqCst) {
+            CARRIES => {}
             // Taken and thrown away: a network, not a peer.
-            while matches!(from.read(&mut buffer), Ok(1..)) {}
-            return;
+            SWALLOWS => continue,
+            _ => return,
         }
         if to.write_all(&buffer[..n]).is_err() {
             break;
         }
     }
-    if alive.load(Ordering::SeqCst) {
+    if alive.load(Ordering::SeqCst) == CARRIES {
         // Gone already is as good.
         let _ = to.shutdown(Shutdown::Both);
     }

@@ -192,6 +192,18 @@ impl World {
         journal(&self.dir().join("devices").join(device))
     }
 
+    /// Adds a policy to those in force, and waits until it is one of them.
+    pub fn add_policy(&self, name: &str, text: &str) {
+        let loaded = self.policies_loaded();
+        std::fs::write(self.policies().join(format!("zz-{name}.cedar")), text).unwrap();
+        self.signal(Signal::SIGHUP);
+        until("the policies to be read again", || self.policies_loaded() > loaded);
+    }
+
+    fn policies_loaded(&self) -> usize {
+        self.log().matches("policies were loaded").count()
+    }
+
     pub fn policies(&self) -> PathBuf {
         self.broker().join("policies")
     }
@@ -219,6 +231,33 @@ impl World {
 
     pub fn has_event(&self, kind: &str, words: &[&str]) -> bool {
         evidence::event_in(&self.broker(), kind, words)
+    }
+
+    /// The broker's process.
+    pub fn broker_pid(&self) -> u32 {
+        self.demo.lock().unwrap().child.as_ref().unwrap().id()
+    }
+
+    /// Forgets the greatest memory that the broker has had so far, and says what it has now, in KiB.
+    pub fn watch_memory(&self) -> u64 {
+        std::fs::write(format!("/proc/{}/clear_refs", self.broker_pid()), "5").unwrap();
+        self.status("VmRSS:")
+    }
+
+    /// The greatest resident memory of the broker since [`World::watch_memory`], in KiB.
+    pub fn most_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.broker_pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many files and sockets the broker has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.broker_pid())).unwrap().count()
     }
 
     /// What the broker logged.

@@ -2,81 +2,10 @@
 //! path, size and hash; what came as a command, as a command.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use journeys::{Device, Done, Program, World};
+use journeys::{Place, Program, content, sha256};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// A device of its own with a live grant for these channels, and a folder on "it".
-struct Place {
-    world: std::sync::Arc<World>,
-    device: Device,
-    there: PathBuf,
-    here: PathBuf,
-}
-
-impl Place {
-    fn new(id: &str, channels: &str) -> Self {
-        let world = World::shared();
-        let device = Device::enrol(&world, id, "lab");
-        let ask = ["request", id, "-l", "diag", "--channel", channels, "--reason", "files"];
-        let _ = world.cli("engineer", &ask).ok();
-        let folder = |name: &str| {
-            let folder = world.dir().join(format!("{id}-{name}"));
-            std::fs::create_dir_all(&folder).unwrap();
-            folder
-        };
-        let (there, here) = (folder("there"), folder("here"));
-        Self { world, device, there, here }
-    }
-
-    /// One of OpenSSH's programs with what `daypass setup ssh` wrote.
-    fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.arg("-F").arg(self.world.home("engineer").join(".ssh/config")).args(args);
-        command.env_remove("SSH_AUTH_SOCK").env("HOME", self.world.home("engineer"));
-        command
-    }
-
-    fn host(&self) -> String {
-        format!("diag@{}.daypass", self.device.id)
-    }
-
-    fn sftp(&self, args: &[&str], batch: &str) -> Done {
-        let mut all = vec!["-b", "-"];
-        all.extend(args);
-        Program::run(self.command("sftp", &all), batch.as_bytes())
-    }
-
-    /// The newest session of the device, once it has ended.
-    fn session(&self) -> String {
-        let id = self.world.sessions(&self.device.id)[0]["id"].as_str().unwrap().to_owned();
-        self.world.ended(&id);
-        id
-    }
-
-    /// The events of a session.
-    fn events(&self, session: &str) -> Vec<Value> {
-        let raw = self.world.cli("reviewer", &["play", session, "--files", "--json"]).ok();
-        raw.out().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.here.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-}
-
-fn content(length: u32) -> Vec<u8> {
-    (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 11).to_le_bytes()[0]).collect()
-}
-
-fn sha256(content: &[u8]) -> String {
-    let bytes: Vec<_> = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-    bytes.concat()
-}
 
 /// The close of a file that was moved `way`.
 #[track_caller]
