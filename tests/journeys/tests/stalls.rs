@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What one session may cost the broker, whatever stalls in it: ARCHITECTURE.md, "Flow control".
-const SESSION_KIB: u64 = 24 * 1024;
+const SESSION_KIB: u64 = 96 * 1024;
 /// How long others may take for what takes a moment, on a machine that is busy.
 const PROMPT: Duration = Duration::from_secs(10);
 
