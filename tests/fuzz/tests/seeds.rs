@@ -1,4 +1,5 @@
 //! The seeds that were kept go through the functions that the fuzzer calls, in every run of the tests.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 

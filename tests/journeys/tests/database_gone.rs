@@ -111,7 +111,7 @@ fn away<'a>(world: &World, take_away: impl FnOnce() -> Box<dyn FnOnce() + 'a>) {
     assert_eq!(world.ended(&still_id)["end_reason"], "closed");
     printing.shows("all\n");
     let done = printing.finish().ok();
-    let lines: String = (1..=1500).map(|n| format!("line {n}\n")).collect::<String>() + "all\n";
+    let lines = (1..=1500).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat() + "all\n";
     assert!(done.out() == lines, "{} bytes", done.stdout.len());
     until("everything of the sessions to be gone", || sleepers(&marker).is_empty());
 

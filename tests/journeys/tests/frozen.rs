@@ -43,7 +43,7 @@ fn printing(world: &World, device: &str) -> Program {
 }
 
 fn all_lines() -> String {
-    (1..=LINES).map(|n| format!("line {n}\n")).collect::<String>() + "all\n"
+    (1..=LINES).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat() + "all\n"
 }
 
 #[test]
