@@ -253,9 +253,10 @@ fn a_connection_that_is_reset_ends_its_session_with_everything_on_the_device_and
         args.extend([options, "daypass-gateway-engineer", &command]);
         let mut ssh = world.ssh_command(&args);
         ssh.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        ssh.stdin(match input {
-            true => std::fs::File::open("/dev/zero").unwrap().into(),
-            false => std::process::Stdio::null(),
+        ssh.stdin(if input {
+            std::fs::File::open("/dev/zero").unwrap().into()
+        } else {
+            std::process::Stdio::null()
         });
         let mut ssh = ssh.spawn().unwrap();
         until("the session's processes", || sleepers(&marker).len() == 1);
