@@ -2,11 +2,12 @@
 //! memory and files; and they are gone when their time is over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use journeys::{World, until};
+use journeys::{Program, World, until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,4 +78,39 @@ fn floods_of_silence_at_the_gateway_keep_nobody_out() {
     stands(&world, 16, 1, b"", "ssh");
     stands(&world, 512, 5000, b"SSH-2.0-flood\r\n", "ssh");
     world.evidence_is_whole();
+}
+
+#[test]
+fn floods_of_silence_at_the_https_port_keep_nobody_out() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let world = World::start();
+    world.ask("gw-0043", "30m");
+    // `unanswered_per_source` of them, and `unanswered`. A TLS record that never ends.
+    stands(&world, 1024, 1, b"", "https");
+    stands(&world, 2048, 5000, b"\x16\x03\x01\x02\x00\x01", "https");
+}
+
+#[test]
+fn somebody_who_begins_tls_and_no_request_or_never_ends_one_is_given_up() {
+    let world = World::start();
+    let mut clients: Vec<_> = ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "]
+        .iter()
+        .map(|says| {
+            let mut openssl = Command::new("openssl");
+            let to = format!("127.0.0.1:{}", world.port("https"));
+            openssl.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &to]);
+            let mut client = Program::start(openssl);
+            client.complains("verify return");
+            client.send(says.as_bytes());
+            client
+        })
+        .collect();
+    // Somebody who drips goes on for ever, if he may.
+    for _ in 0..8 {
+        clients[1].send(b"x");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for client in clients {
+        let _ = client.ends();
+    }
 }
