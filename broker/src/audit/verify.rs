@@ -154,7 +154,7 @@ pub async fn run(db: &Db, evidence: &[PublicKey], root: &Path) -> Result<Report,
     snapshot.commit().await?;
 
     compare_sessions(&sessions, &session_rows, &told, &mut report);
-    files::check(root, rows, &told, &mut report).await?;
+    files::check(db, root, rows, &told, &mut report).await?;
     Ok(report)
 }
 

@@ -17,6 +17,7 @@ mod retention;
 mod seal;
 pub mod sftp;
 pub mod store;
+mod strays;
 mod tap;
 mod writer;
 
@@ -161,6 +162,10 @@ impl Recordings {
         let open = store::open_ones(&self.inner.db).await?;
         for row in &open {
             archive::interrupt(&self.inner, row, "the broker was not shut down in order").await?;
+        }
+        let strays = self.clear_strays().await?;
+        if strays > 0 {
+            tracing::warn!(strays, "files that no recording had begun in were removed");
         }
         for row in store::uncompressed(&self.inner.db).await? {
             archive::compress_later(&self.inner, &row.session, row.number);

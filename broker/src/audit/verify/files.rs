@@ -1,15 +1,22 @@
 //! The recordings: rows against the log, files against their seals, and files that nobody knows.
 
 use super::{Finding, RecordingKey, Report, Told, VerifyError};
-use crate::recording::store::{Recording, State};
+use crate::db::Db;
+use crate::recording::store::{self as recordings, Recording, State};
 use crate::recording::{Place, open_file, place};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often, and after how long, a file without a row is looked for once more.
+const LOOKS: usize = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 pub(super) async fn check(
+    db: &Db,
     root: &Path,
     rows: Vec<Recording>,
     told: &BTreeMap<RecordingKey, Told>,
@@ -42,8 +49,35 @@ pub(super) async fn check(
     let read = read.map_err(VerifyError::Folder)?;
     report.bytes += read.bytes;
     report.unsealed_bytes += read.unsealed_bytes;
-    report.findings.extend(read.findings);
+    report.findings.extend(begun_meanwhile(db, read.findings).await?);
     Ok(())
+}
+
+/// Without the files that have a row by now: of sessions that began beside this check.
+async fn begun_meanwhile(db: &Db, mut findings: Vec<Finding>) -> Result<Vec<Finding>, VerifyError> {
+    for _ in 0..LOOKS {
+        if !findings.iter().any(|finding| matches!(finding, Finding::FileUnknown(_))) {
+            break;
+        }
+        // A file is made a moment before its row is committed.
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let mut connection = db.pool().acquire().await?;
+        let known: BTreeSet<String> = recordings::all(&mut connection)
+            .await?
+            .into_iter()
+            .filter(|row| !row.files_gone)
+            .map(|row| row.file)
+            .collect();
+        findings.retain(|finding| match finding {
+            Finding::FileUnknown(file) => {
+                let whole = file.strip_suffix(".part").unwrap_or(file);
+                let raw = whole.strip_suffix(".zst").unwrap_or(whole);
+                !known.contains(raw)
+            }
+            _ => true,
+        });
+    }
+    Ok(findings)
 }
 
 fn compare((session, number): &RecordingKey, row: &Recording, told: &Told, findings: &mut Vec<Finding>) {

@@ -270,3 +270,26 @@ async fn nothing_new_takes_no_checkpoint() {
         assert_eq!(checkpoint::take(&at.db, Timestamp(6), &signer()).await.unwrap(), None);
     }
 }
+
+#[tokio::test]
+async fn a_session_that_begins_beside_the_check_is_no_finding() {
+    for at in stores().await {
+        // The moment between a file and its row: the file is there, the row comes while the check goes on.
+        let row = at.row(0).await;
+        let late = at.root.join("2026-11-22/S-00000042");
+        std::fs::create_dir_all(&late).unwrap();
+        std::fs::write(late.join("events.ndjson"), "").unwrap();
+        let checking = report(&at);
+        let beginning = async {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            let sql = format!(
+                "INSERT INTO recording (session, number, kind, file, state, started_at, sealed_bytes, sealed_sha256)
+                 VALUES ('{}', 77, 'events', '2026-11-22/S-00000042/events.ndjson', 'open', 0, 0, 'x')",
+                row.session
+            );
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(at.db.pool()).await.unwrap();
+        };
+        let (report, ()) = tokio::join!(checking, beginning);
+        assert!(report.is_clean(), "{report}");
+    }
+}
