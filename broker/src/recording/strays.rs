@@ -32,7 +32,7 @@ impl Recordings {
             match seal::blocking(move || clear(&folder, &known)).await {
                 Ok(count) => cleared += count,
                 Err(error) => {
-                    tracing::error!(%session, %error, "what never was a recording cannot be removed")
+                    tracing::error!(%session, %error, "what never was a recording cannot be removed");
                 }
             }
         }
@@ -91,7 +91,8 @@ fn never_began(path: &Path) -> io::Result<bool> {
         Some("output") if length <= HEADER => output::MAGIC.starts_with(&fs::read(path)?),
         Some("cast") if length <= HEADER => {
             let content = fs::read(path)?;
-            content.iter().filter(|byte| **byte == b'\n').count() <= 1 && !content.contains(&b'[')
+            let lines = content.split_inclusive(|byte| *byte == b'\n').count();
+            lines <= 1 && !content.contains(&b'[')
         }
         _ => false,
     })

@@ -67,6 +67,7 @@ fn files_that_go_up_and_down_are_whole_though_the_connection_is_lost() {
     std::fs::write(&down, &sent).unwrap();
     let mut uploading = world.ssh_start("gw-files", &[], &format!("cat > {}", up.display()));
     let mut downloading = world.ssh_start("gw-files", &[], &format!("cat {}", down.display()));
+    until("the download to begin", || !downloading.out().is_empty());
     std::thread::scope(|scope| {
         let feeding = scope.spawn(|| {
             uploading.send(&sent);
