@@ -150,23 +150,24 @@ impl Tunnel {
             attended: watch::Sender::new(0),
             answering: watch::Sender::new(true),
             bundle_version: AtomicU64::new(hello.bundle_version),
-            sessions_gone: broadcast::channel(64).0,
+            sessions_gone: broadcast::channel(MAX_STREAMS).0,
             sessions,
         });
         let (io, writer) = (parts.io, parts.writer);
         let own = tunnel.clone();
         let run = async move {
             let over = own.over.clone();
+            // Boxed, or the room for it is there again in everything around it.
             let ending = {
                 let own = own.clone();
-                async move {
+                Box::pin(async move {
                     tokio::select! {
                         () = own.over.cancelled() => "closed by the broker".to_owned(),
                         why = drive(io, wanted) => why,
                         why = own.run_control(to_device, clock) => why,
                         why = own.watch_silence() => why,
                     }
-                }
+                })
             };
             let writing = async {
                 let written = writer.run(&over).await;

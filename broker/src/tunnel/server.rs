@@ -383,7 +383,7 @@ impl TunnelServer {
             Tunnel::start(socket, established, self.limits, self.clock.clone(), self.sessions.clone());
         admitted.place.fill(tunnel.clone());
         tracing::info!(device = %id, %peer, group = tunnel.tls_group(), "a device is connected");
-        let (why, ()) = tokio::join!(life, Box::pin(self.catch_up(&tunnel, admitted.state)));
+        let (why, ()) = tokio::join!(Box::pin(life), Box::pin(self.catch_up(&tunnel, admitted.state)));
         tunnel.close(&why);
         self.tunnels.remove(&tunnel);
         tracing::info!(device = %id, %peer, %why, "a device is disconnected");
