@@ -5,7 +5,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
 
 pub fn routes() -> Router<Ctx> {
@@ -27,26 +27,49 @@ async fn ready(State(ctx): State<Ctx>) -> (StatusCode, String) {
     (StatusCode::OK, "ready\n".to_owned())
 }
 
-static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+static METRICS: OnceLock<Result<PrometheusHandle, BuildError>> = OnceLock::new();
 
-/// Starts to count. Once per process; a second broker in the same process shares the numbers.
+/// Starts to count. Once per process; a second broker in the same process shares the numbers, also one that
+/// starts at the same moment.
 pub fn start_metrics() -> anyhow::Result<()> {
-    if METRICS.get().is_none() {
-        let handle = PrometheusBuilder::new().install_recorder()?;
-        // Lost only to another thread that has just done the same.
-        let _ = METRICS.set(handle);
+    match METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder()) {
+        Ok(_) => Ok(()),
+        Err(error) => anyhow::bail!("metrics cannot be counted: {error}"),
     }
-    Ok(())
 }
 
 async fn scrape(State(ctx): State<Ctx>) -> (StatusCode, String) {
     metrics::gauge!("daypass_tunnels_live")
         .set(f64::from(u32::try_from(ctx.tunnels.len()).unwrap_or(u32::MAX)));
     match METRICS.get() {
-        Some(handle) => {
+        Some(Ok(handle)) => {
             handle.run_upkeep();
             (StatusCode::OK, handle.render())
         }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "metrics are not counted here\n".to_owned()),
+        Some(Err(_)) | None => (StatusCode::SERVICE_UNAVAILABLE, "metrics are not counted here\n".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_that_start_at_the_same_moment_all_count() {
+        let begun = std::sync::Barrier::new(8);
+        let counted = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        begun.wait();
+                        start_metrics()
+                    })
+                })
+                .collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect::<Vec<_>>()
+        });
+        for start in counted {
+            start.unwrap();
+        }
     }
 }
