@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 /// Thousands of tunnels come and go; this allocator gives their memory back.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Just-in-time SSH access for deployed products: the broker.
 #[derive(Debug, Parser)]

@@ -14,33 +14,55 @@ use tokio::sync::broadcast::error::RecvError;
 const EVERY: Duration = Duration::from_secs(1);
 const REMOVAL_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs until the broker stops.
+/// Runs until the broker stops. What ends sessions waits for nothing else.
 pub async fn run(ctx: Ctx) {
+    let _ = tokio::join!(
+        ctx.stopping.run_until_cancelled(on_changes(&ctx)),
+        ctx.stopping.run_until_cancelled(on_time(&ctx)),
+        ctx.stopping.run_until_cancelled(on_age(&ctx)),
+    );
+}
+
+async fn on_changes(ctx: &Ctx) {
     let mut changes = ctx.tunnel_server.changes().subscribe();
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut removal = tokio::time::interval(REMOVAL_EVERY);
-    removal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            () = ctx.stopping.cancelled() => return,
-            change = changes.recv() => match change {
-                Ok(change) => device_changed(&ctx, &change.device, change.state, &change.reason),
-                Err(RecvError::Lagged(_)) => judge_sessions(&ctx).await,
-                Err(RecvError::Closed) => return,
-            },
-            _ = removal.tick() => {
-                if let Err(error) = ctx.recordings.remove_old(ctx.config.recordings.keep).await {
-                    tracing::error!(%error, "old recordings could not be removed; it is tried again");
-                }
+        match changes.recv().await {
+            Ok(change) => device_changed(ctx, &change.device, change.state, &change.reason),
+            Err(RecvError::Lagged(_)) => {
+                ctx.sessions.all().iter().for_each(|live| live.judge_again());
+                judge_sessions(ctx).await;
             }
-            _ = tick.tick() => {
-                if let Err(error) = due(&ctx).await {
-                    tracing::error!(%error, "what is due could not be done; it is tried again");
-                }
-            }
+            Err(RecvError::Closed) => return,
         }
     }
+}
+
+async fn on_time(ctx: &Ctx) {
+    let mut tick = every(EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = due(ctx).await {
+            tracing::error!(%error, "what is due could not be done; it is tried again");
+        }
+        // A session that began while the policies changed, or that could not be judged then.
+        judge_sessions(ctx).await;
+    }
+}
+
+async fn on_age(ctx: &Ctx) {
+    let mut tick = every(REMOVAL_EVERY);
+    loop {
+        tick.tick().await;
+        if let Err(error) = ctx.recordings.remove_old(ctx.config.recordings.keep).await {
+            tracing::error!(%error, "old recordings could not be removed; it is tried again");
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick
 }
 
 fn device_changed(ctx: &Ctx, device: &daypass_protocol::ids::DeviceId, state: DeviceState, reason: &str) {
@@ -88,22 +110,31 @@ async fn due(ctx: &Ctx) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Asks policy again about every running session, and ends those that it does not allow any more.
+/// Asks the policies in force about every running session that they have not allowed yet, and ends those that
+/// they do not allow. One that cannot be judged now is judged the next time.
 pub async fn judge_sessions(ctx: &Ctx) {
     let now = ctx.clock.now();
-    for live in ctx.sessions.all() {
+    let policies = ctx.policies.current();
+    for live in ctx.sessions.all().into_iter().filter(|live| !live.is_allowed_by(policies.hash())) {
         let judged = async {
             let mut conn = ctx.db.pool().acquire().await?;
             let grant = store::grant(&mut conn, &live.grant).await?.ok_or(sqlx::Error::RowNotFound)?;
             let subject: Subject =
                 store::subject(&mut conn, &live.person).await?.ok_or(sqlx::Error::RowNotFound)?;
             drop(conn);
-            crate::session::still_allowed(ctx, subject, &grant, now).await
+            crate::session::still_allowed(ctx, &policies, subject, &grant, now).await
         };
         match judged.await {
-            Ok(Permission::Permitted { .. }) => {}
+            Ok(Permission::Permitted { .. }) => live.set_allowed_by(policies.hash()),
             Ok(Permission::Refused(refusal)) => {
                 live.end(End::with(EndReason::PolicyChanged, refusal.reason));
+            }
+            // Nothing is left that could allow it.
+            Err(sqlx::Error::RowNotFound) => {
+                live.end(End::with(
+                    EndReason::PolicyChanged,
+                    "what it was granted for is not there any more",
+                ));
             }
             Err(error) => tracing::error!(%error, session = %live.id, "a session could not be judged again"),
         }

@@ -4,9 +4,10 @@
 //! comes when they are taken is let in all the same, and the one that has waited longest gives way: of the own
 //! network when that one is full, else of the network that holds most places. So a flood of silence pushes
 //! itself out, and somebody honest, who is through within moments, is not kept out. Nobody gives way in their
-//! first second: a thousand devices that come back at once would otherwise push each other out for ever.
+//! first second, nor while it is us who owe them something: a thousand devices that come back at once would
+//! otherwise push each other out for ever.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,8 +36,26 @@ pub struct Waiting {
 struct Places {
     next: u64,
     taken: usize,
-    /// Of each source, oldest first.
-    sources: HashMap<IpAddr, BTreeMap<u64, Place>>,
+    sources: HashMap<IpAddr, Source>,
+}
+
+/// The places of one network.
+#[derive(Debug, Default)]
+struct Source {
+    /// Those who can be asked to give way, oldest first.
+    silent: BTreeMap<u64, Place>,
+    /// Those who have said their part and wait for ours.
+    spoken: BTreeSet<u64>,
+}
+
+impl Source {
+    fn len(&self) -> usize {
+        self.silent.len() + self.spoken.len()
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.silent.keys().next().copied()
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +108,8 @@ impl Waiting {
             let crowd = places
                 .sources
                 .iter()
-                .max_by_key(|(_, own)| (own.len(), std::cmp::Reverse(own.keys().next().copied())))
+                .filter(|(_, own)| own.oldest().is_some())
+                .max_by_key(|(_, own)| (own.len(), std::cmp::Reverse(own.oldest())))
                 .map(|(crowd, _)| *crowd);
             if !crowd.is_some_and(|crowd| places.push_out(crowd)) {
                 return Err(Full::Altogether);
@@ -100,7 +120,7 @@ impl Waiting {
         places.taken += 1;
         let give_way = CancellationToken::new();
         let place = Place { since: Instant::now(), give_way: give_way.clone() };
-        places.sources.entry(source).or_default().insert(number, place);
+        places.sources.entry(source).or_default().silent.insert(number, place);
         drop(places);
         Ok(Slot { waiting: self.clone(), source, number, give_way })
     }
@@ -109,7 +129,7 @@ impl Waiting {
 impl Places {
     /// The oldest of a source gives way, unless it has only just come.
     fn push_out(&mut self, source: IpAddr) -> bool {
-        let oldest = self.sources.get(&source).and_then(|own| own.first_key_value());
+        let oldest = self.sources.get(&source).and_then(|own| own.silent.first_key_value());
         let Some((number, place)) = oldest else { return false };
         if place.since.elapsed() < FIRST {
             return false;
@@ -122,10 +142,10 @@ impl Places {
 
     fn leave(&mut self, source: IpAddr, number: u64) {
         if let Some(own) = self.sources.get_mut(&source) {
-            if own.remove(&number).is_some() {
+            if own.silent.remove(&number).is_some() || own.spoken.remove(&number) {
                 self.taken -= 1;
             }
-            if own.is_empty() {
+            if own.len() == 0 {
                 self.sources.remove(&source);
             }
         }
@@ -145,6 +165,16 @@ impl Slot {
     /// Cancelled when the place was given to somebody else: the connection is to be closed.
     pub fn give_way(&self) -> CancellationToken {
         self.give_way.clone()
+    }
+
+    /// They have said their part: from here on they keep their place until we have answered.
+    pub fn keep(&self) {
+        let mut places = self.waiting.lock();
+        if let Some(own) = places.sources.get_mut(&self.source)
+            && own.silent.remove(&self.number).is_some()
+        {
+            own.spoken.insert(self.number);
+        }
     }
 }
 
@@ -205,5 +235,28 @@ mod tests {
         // Who gave way and leaves gives back nothing twice.
         drop(first);
         assert_eq!(second.waiting.taken(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_our_answer_keeps_the_place() {
+        let enter = places(3, 2);
+        let (spoken, silent) = (enter("192.0.2.1").unwrap(), enter("192.0.2.1").unwrap());
+        spoken.keep();
+        tokio::time::advance(FIRST).await;
+        let third = enter("192.0.2.1").unwrap();
+        assert!(!spoken.give_way().is_cancelled() && silent.give_way().is_cancelled());
+        // Kept places count, for the source and altogether.
+        let (first, second) = (enter("198.51.100.1").unwrap(), enter("192.0.2.1"));
+        assert_eq!(second.unwrap_err(), Full::Source);
+        first.keep();
+        third.keep();
+        tokio::time::advance(FIRST).await;
+        assert_eq!(enter("203.0.113.1").unwrap_err(), Full::Altogether);
+        // Given back as any other.
+        drop(spoken);
+        enter("203.0.113.1").unwrap();
+        // Who gave way cannot keep what is somebody else's by now.
+        silent.keep();
+        assert_eq!(silent.waiting.taken(), 2);
     }
 }

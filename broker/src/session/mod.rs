@@ -32,7 +32,7 @@ use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::frame::CloseCode;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
 
 /// Why a session ends: for the record, and in words for both sides.
@@ -109,6 +109,8 @@ pub struct Live {
     pub scope: Scope,
     pub ends_at: Timestamp,
     pub limits: SessionLimits,
+    /// Hash of the policies that allowed it last.
+    allowed_by: Mutex<Option<String>>,
     activity: Activity,
     end: watch::Sender<Option<End>>,
     notices: broadcast::Sender<String>,
@@ -127,11 +129,30 @@ impl Live {
             scope: permit.scope.clone(),
             ends_at: permit.ends_at,
             limits: permit.limits,
+            allowed_by: Mutex::new(Some(permit.policy_set.clone())),
             activity: Activity::default(),
             end: watch::Sender::new(None),
             notices: broadcast::channel(8).0,
             alarms: broadcast::channel(8).0,
         }
+    }
+
+    fn allowed_by(&self) -> MutexGuard<'_, Option<String>> {
+        self.allowed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether these policies, by their hash, have allowed the session already.
+    pub fn is_allowed_by(&self, policy_set: &str) -> bool {
+        self.allowed_by().as_deref() == Some(policy_set)
+    }
+
+    pub fn set_allowed_by(&self, policy_set: &str) {
+        *self.allowed_by() = Some(policy_set.to_owned());
+    }
+
+    /// Something else than the policies has changed: they have to be asked again.
+    pub fn judge_again(&self) {
+        *self.allowed_by() = None;
     }
 
     /// Ends the session; the first reason stands.

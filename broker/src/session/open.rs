@@ -5,7 +5,7 @@ use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::certificate::{issue, signer};
 use crate::login::VerifiedPerson;
-use crate::policy::{self, Permission, Subject};
+use crate::policy::{self, Permission, Policies, Subject};
 use crate::recording::{Recorder, SessionFacts};
 use crate::request::{OutOfScope, StoredGrant, store as requests};
 use crate::tunnel::Tunnel;
@@ -169,9 +169,10 @@ async fn live_grant(
     })
 }
 
-/// Asks policy once more, now, about what was granted.
+/// Asks these policies once more, now, about what was granted.
 pub(crate) async fn still_allowed(
     ctx: &Ctx,
+    policies: &Policies,
     subject: Subject,
     grant: &StoredGrant,
     now: Timestamp,
@@ -188,7 +189,7 @@ pub(crate) async fn still_allowed(
     ask.command.clone_from(&grant.scope.command);
     ask.forward_targets.clone_from(&grant.scope.targets);
     ask.duration = grant.starts_at.until(grant.ends_at);
-    Ok(policy::holds(&ctx.policies.current(), &ask, &approvals, now))
+    Ok(policy::holds(policies, &ask, &approvals, now))
 }
 
 async fn permit(
@@ -197,11 +198,10 @@ async fn permit(
     grant: &StoredGrant,
     now: Timestamp,
 ) -> Result<(Permit, Place, Arc<Tunnel>), OpenRefused> {
-    let asked = still_allowed(ctx, Subject::from(person), grant, now).await;
+    let policies = ctx.policies.current();
+    let asked = still_allowed(ctx, &policies, Subject::from(person), grant, now).await;
     let limits = match asked.map_err(failed("asking policy"))? {
-        Permission::Permitted { by } => {
-            ctx.config.sessions.limits.and(ctx.policies.current().session_limits(&by))
-        }
+        Permission::Permitted { by } => ctx.config.sessions.limits.and(policies.session_limits(&by)),
         Permission::Refused(refusal) => return Err(OpenRefused::Policy(refusal.reason)),
     };
     let place = ctx.sessions.take_place(&grant.device, person.id(), &limits).map_err(|full| match full {
@@ -224,6 +224,7 @@ async fn permit(
         scope: grant.scope.clone(),
         ends_at: grant.ends_at,
         limits,
+        policy_set: policies.hash().to_owned(),
     };
     Ok((permit, place, tunnel))
 }

@@ -19,6 +19,8 @@ pub struct Permit {
     pub(super) scope: Scope,
     pub(super) ends_at: Timestamp,
     pub(super) limits: SessionLimits,
+    /// Hash of the policies that were asked.
+    pub(super) policy_set: String,
 }
 
 impl Permit {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use daypass_protocol::tunnel::Stream;
 use daypass_protocol::tunnel::frame::{CloseCode, Exit};
 use daypass_protocol::tunnel::open::WindowSize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 /// Messages that may wait towards the engineer, or either way at the device.
@@ -79,10 +79,23 @@ pub fn input() -> (InputQueue, Input) {
 struct Count {
     bytes: AtomicUsize,
     drained: Notify,
+    /// The size that the queue's one [`FromEngineer::Resize`] stands for.
+    size: Mutex<Option<WindowSize>>,
+    signals: AtomicUsize,
 }
 
-/// The gateway's end. Unbounded by itself: the bound is the SSH window, which the gateway opens only as
-/// far as this queue has room, and a peer that ignores its window is cut off by it.
+impl Count {
+    fn size(&self) -> MutexGuard<'_, Option<WindowSize>> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Signals that may wait. Like those of a process, more of them say nothing more.
+const SIGNALS: usize = 32;
+
+/// The gateway's end. Unbounded by itself: the bound of data is the SSH window, which the gateway opens only
+/// as far as this queue has room, and a peer that ignores its window is cut off by it. Of sizes only the last
+/// one counts, so only that one waits.
 #[derive(Clone, Debug)]
 pub struct InputQueue {
     sender: mpsc::UnboundedSender<FromEngineer>,
@@ -92,8 +105,23 @@ pub struct InputQueue {
 impl InputQueue {
     /// False when nobody takes from the queue any more.
     pub fn push(&self, message: FromEngineer) -> bool {
-        if let FromEngineer::Data(bytes) = &message {
-            self.count.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
+        match &message {
+            FromEngineer::Data(bytes) => {
+                self.count.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
+            }
+            FromEngineer::Resize(size) => {
+                if self.count.size().replace(*size).is_some() {
+                    return !self.sender.is_closed();
+                }
+            }
+            FromEngineer::Signal(name) => {
+                if self.count.signals.fetch_add(1, Ordering::AcqRel) >= SIGNALS {
+                    self.count.signals.fetch_sub(1, Ordering::AcqRel);
+                    tracing::debug!(%name, "more signals than a process can wait for");
+                    return !self.sender.is_closed();
+                }
+            }
+            FromEngineer::Eof => {}
         }
         self.sender.send(message).is_ok()
     }
@@ -119,11 +147,50 @@ pub struct Input {
 impl Input {
     /// The next message; `None` when the engineer's channel is closed.
     pub async fn recv(&mut self) -> Option<FromEngineer> {
-        let message = self.receiver.recv().await?;
-        if let FromEngineer::Data(bytes) = &message {
-            self.count.bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
-            self.count.drained.notify_one();
+        let mut message = self.receiver.recv().await?;
+        match &mut message {
+            FromEngineer::Data(bytes) => {
+                self.count.bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
+                self.count.drained.notify_one();
+            }
+            FromEngineer::Resize(size) => {
+                if let Some(last) = self.count.size().take() {
+                    *size = last;
+                }
+            }
+            FromEngineer::Signal(_) => {
+                self.count.signals.fetch_sub(1, Ordering::AcqRel);
+            }
+            FromEngineer::Eof => {}
         }
         Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sizes_and_signals_that_pile_up_take_no_room() {
+        let (queue, mut input) = input();
+        let size = |columns| WindowSize { cols: columns, rows: 24, width_px: 0, height_px: 0 };
+        for columns in 1..=10_000 {
+            assert!(queue.push(FromEngineer::Resize(size(columns))));
+            assert!(queue.push(FromEngineer::Signal("INT".to_owned())));
+        }
+        assert!(queue.push(FromEngineer::Eof));
+        assert_eq!(input.recv().await, Some(FromEngineer::Resize(size(10_000))), "the last one counts");
+        for _ in 0..SIGNALS {
+            assert_eq!(input.recv().await, Some(FromEngineer::Signal("INT".to_owned())));
+        }
+        assert_eq!(input.recv().await, Some(FromEngineer::Eof));
+        assert!(
+            queue.push(FromEngineer::Resize(size(80))) && queue.push(FromEngineer::Signal("HUP".to_owned()))
+        );
+        assert_eq!(input.recv().await, Some(FromEngineer::Resize(size(80))));
+        assert_eq!(input.recv().await, Some(FromEngineer::Signal("HUP".to_owned())));
+        drop(input);
+        assert!(!queue.push(FromEngineer::Resize(size(81))));
     }
 }

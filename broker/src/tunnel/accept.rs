@@ -3,6 +3,7 @@
 use super::server::TunnelServer;
 use crate::device::enrolment;
 use crate::http::connection::TlsFacts;
+use crate::waiting::Slot;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -33,21 +34,26 @@ pub async fn tunnel(
     let knocked = knock(&server, what, facts, &headers, upgrade);
     knocked.map_or_else(Refused::into_response, |knock| {
         knock.upgrade.on_upgrade(move |socket| async move {
-            let Knock { facts, nonce, room, .. } = knock.caller;
+            let Knock { facts, nonce, place } = knock.caller;
             let mut hello = Hello { socket, server };
-            let binding = match Box::pin(hello.challenge(what, &facts, &nonce)).await {
-                Ok(binding) => binding,
-                Err(end) => return Box::pin(hello.end(end, &facts)).await,
+            let said = async {
+                let binding = hello.challenge(what, &facts, &nonce).await?;
+                Ok((hello.receive().await?, binding))
             };
-            let answered = Box::pin(hello.answer_tunnel(&binding, &facts)).await;
+            let answered = match Box::pin(unless_pushed_out(&place, said)).await {
+                Ok((text, binding)) => Box::pin(hello.answer_tunnel(&text, &binding, &facts))
+                    .await
+                    .map(|admitted| (admitted, binding)),
+                Err(end) => Err(end),
+            };
             // Authenticated or refused: the place among the unauthenticated is free.
-            drop(room);
+            drop(place);
             match answered {
-                Ok(admitted) => {
+                Ok((admitted, binding)) => {
                     let Hello { socket, server } = hello;
-                    let group = facts.group;
                     // Boxed here and below, so that what a hello needs is not kept by an idle tunnel.
-                    let served = Box::pin(server.serve(socket, admitted, binding, group, facts.peer)).await;
+                    let served =
+                        Box::pin(server.serve(socket, admitted, binding, facts.group, facts.peer)).await;
                     if let Err(error) = served {
                         tracing::error!(%error, "a device's connection could not be recorded");
                     }
@@ -70,10 +76,14 @@ pub async fn enrol(
     let knocked = knock(&server, what, facts, &headers, upgrade);
     knocked.map_or_else(Refused::into_response, |knock| {
         knock.upgrade.on_upgrade(move |socket| async move {
-            let Knock { facts, nonce, room: _room, .. } = knock.caller;
+            let Knock { facts, nonce, place } = knock.caller;
             let mut hello = Hello { socket, server };
-            let end = match hello.challenge(what, &facts, &nonce).await {
-                Ok(binding) => hello.answer_enrolment(&binding, &facts).await,
+            let said = async {
+                let binding = hello.challenge(what, &facts, &nonce).await?;
+                Ok((hello.receive().await?, binding))
+            };
+            let end = match unless_pushed_out(&place, said).await {
+                Ok((text, binding)) => hello.answer_enrolment(&text, &binding, &facts).await,
                 Err(end) => end,
             };
             hello.end(end, &facts).await;
@@ -85,7 +95,8 @@ pub async fn enrol(
 struct Knock {
     facts: TlsFacts,
     nonce: Nonce,
-    room: tokio::sync::OwnedSemaphorePermit,
+    /// Among those who have proven nothing yet.
+    place: Slot,
 }
 
 struct Knocked {
@@ -133,10 +144,27 @@ fn knock(
     if upgrade.selected_protocol().is_none() {
         return Err(bad("the WebSocket subprotocol of this path was not offered"));
     }
-    let room = server.hellos.clone().try_acquire_owned();
-    let room =
-        room.map_err(|_| Refused(StatusCode::SERVICE_UNAVAILABLE, "too many connections are being set up"))?;
-    Ok(Knocked { upgrade, caller: Knock { facts, nonce, room } })
+    let place = server.hellos.enter(facts.peer.ip()).map_err(|full| {
+        metrics::counter!("daypass_hellos_turned_away_total", "why" => full.as_str()).increment(1);
+        Refused(StatusCode::SERVICE_UNAVAILABLE, "too many connections are being set up")
+    })?;
+    Ok(Knocked { upgrade, caller: Knock { facts, nonce, place } })
+}
+
+/// Hears somebody out who may have to give way meanwhile; afterwards the place is theirs until they are
+/// answered.
+async fn unless_pushed_out<T>(place: &Slot, said: impl Future<Output = Result<T, End>>) -> Result<T, End> {
+    let give_way = place.give_way();
+    let said = tokio::select! {
+        biased;
+        () = give_way.cancelled() => {
+            let cause = "it gave way to somebody who came later".to_owned();
+            return Err(End::Closed(close_code::AGAIN, cause));
+        }
+        said = said => said?,
+    };
+    place.keep();
+    Ok(said)
 }
 
 /// How a hello that leads nowhere ends.
@@ -181,15 +209,26 @@ impl Hello {
 
     async fn answer_tunnel(
         &mut self,
+        text: &str,
         binding: &Binding,
         facts: &TlsFacts,
     ) -> Result<super::server::Admitted, End> {
-        let text = self.receive().await?;
-        match self.server.admit(&text, binding, facts.peer).await {
-            Ok(admitted) => {
-                self.send(&Answer::Welcome(&admitted.welcome)).await?;
-                Ok(admitted)
-            }
+        let server = self.server.clone();
+        let judged = {
+            let _room = server.room_to_judge().await;
+            server.admit(text, binding, facts).await
+        };
+        match judged {
+            Ok(admitted) => match self.send(&Answer::Welcome(&admitted.welcome)).await {
+                Ok(()) => Ok(admitted),
+                Err(end) => {
+                    let why = "it was gone before its welcome";
+                    if let Err(error) = server.record_end(&admitted.hello.device, facts.peer, why).await {
+                        tracing::error!(%error, "a device's connection could not be recorded");
+                    }
+                    Err(end)
+                }
+            },
             Err(refused) => {
                 let message = refused.message().to_owned();
                 Err(self.refuse(refused.code(), message, &refused.to_string()).await)
@@ -197,12 +236,8 @@ impl Hello {
         }
     }
 
-    async fn answer_enrolment(&mut self, binding: &Binding, facts: &TlsFacts) -> End {
-        let text = match self.receive().await {
-            Ok(text) => text,
-            Err(end) => return end,
-        };
-        let ask: EnrolAsk = match serde_json::from_str(&text) {
+    async fn answer_enrolment(&mut self, text: &str, binding: &Binding, facts: &TlsFacts) -> End {
+        let ask: EnrolAsk = match serde_json::from_str(text) {
             Ok(ask) => ask,
             Err(error) => {
                 let message = "the enrolment does not read".to_owned();
@@ -210,6 +245,7 @@ impl Hello {
             }
         };
         let (server, from) = (self.server.clone(), facts.peer.to_string());
+        let _room = server.room_to_judge().await;
         let now = server.clock.now();
         match enrolment::enrol(&server.db, &server.trust, binding, &from, &ask, now).await {
             Ok(enrolled) => {

@@ -189,7 +189,7 @@ struct Incoming<'a> {
     exited: bool,
     /// On this stream the device has said that its process is gone; another one may say it again.
     exited_here: bool,
-    /// Received, and on its way into the session's queue; and how many bytes that is.
+    /// Received, and on its way into the session's queue; and how much memory that is.
     passing: VecDeque<Passing>,
     held: usize,
     /// What lies in the session's queue, oldest first: stream and count after it; `None` for what is no
@@ -213,11 +213,14 @@ struct Passing {
 }
 
 impl Passing {
-    fn len(&self) -> usize {
-        match &self.message {
+    /// What it holds in memory: a device that sends its bytes one by one, or frames without any, holds no more
+    /// than one that does not.
+    fn cost(&self) -> usize {
+        let bytes = match &self.message {
             FromDevice::Data(bytes) | FromDevice::Stderr(bytes) => bytes.len(),
             _ => 0,
-        }
+        };
+        size_of::<Self>() + bytes
     }
 
     fn is_last(&self) -> bool {
@@ -319,14 +322,14 @@ impl<'a> Incoming<'a> {
             _ => None,
         };
         let passing = Passing { message, counts };
-        self.held += passing.len();
+        self.held += passing.cost();
         self.passing.push_back(passing);
     }
 
     /// Passes the oldest message to the session; true when it was the last.
     fn hand_on(&mut self, permit: mpsc::Permit<'_, FromDevice>) -> bool {
         let Some(passing) = self.passing.pop_front() else { return false };
-        self.held -= passing.len();
+        self.held -= passing.cost();
         let last = passing.is_last();
         permit.send(passing.message);
         self.queued.push_back(passing.counts);

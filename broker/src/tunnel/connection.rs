@@ -17,13 +17,14 @@ use daypass_protocol::tunnel::control::{self, FromDevice, ToDevice};
 use daypass_protocol::tunnel::frame::{Frame, FrameError};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::{Open, OpenKind, Received, Refused};
+use daypass_protocol::tunnel::waker::OwnWaker;
 use daypass_protocol::tunnel::{MAX_STREAMS, MAX_WINDOW};
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -87,7 +88,8 @@ pub struct Tunnel {
     counter: tokio::sync::Mutex<u64>,
     streams: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
     channels: Arc<Semaphore>,
-    control: mpsc::Sender<ToDevice>,
+    /// Boxed, because a channel has room for 32 from the beginning, and there are thousands of tunnels.
+    control: mpsc::Sender<Box<ToDevice>>,
     pings: mpsc::Sender<u64>,
     last_ping: AtomicU64,
     heard: Arc<Heard>,
@@ -96,7 +98,7 @@ pub struct Tunnel {
     /// False while the device owes an answer.
     answering: watch::Sender<bool>,
     bundle_version: AtomicU64,
-    sessions_gone: broadcast::Sender<SessionId>,
+    sessions_gone: OnceLock<broadcast::Sender<SessionId>>,
     sessions: Sessions,
 }
 
@@ -150,10 +152,10 @@ impl Tunnel {
             attended: watch::Sender::new(0),
             answering: watch::Sender::new(true),
             bundle_version: AtomicU64::new(hello.bundle_version),
-            sessions_gone: broadcast::channel(MAX_STREAMS).0,
+            sessions_gone: OnceLock::new(),
             sessions,
         });
-        let (io, writer) = (parts.io, parts.writer);
+        let (io, reader, writer) = (parts.io, parts.reader, parts.writer);
         let own = tunnel.clone();
         let run = async move {
             let over = own.over.clone();
@@ -180,7 +182,9 @@ impl Tunnel {
                 over.cancel();
                 why
             };
-            let (why, written) = tokio::join!(ending, writing);
+            // Its end is for yamux to notice, after the last bytes.
+            let reading = over.run_until_cancelled(reader.run());
+            let (why, written, _) = tokio::join!(ending, writing, reading);
             let mut said = own.why.lock().unwrap_or_else(PoisonError::into_inner);
             match (said.take(), written) {
                 (Some(why), _) => why,
@@ -233,7 +237,7 @@ impl Tunnel {
 
     /// Sessions of which the device says that no process is left.
     pub fn sessions_gone(&self) -> broadcast::Receiver<SessionId> {
-        self.sessions_gone.subscribe()
+        self.sessions_gone.get_or_init(|| broadcast::channel(MAX_STREAMS).0).subscribe()
     }
 
     pub(super) fn set_accepts_sessions(&self, accepts: bool) {
@@ -249,7 +253,7 @@ impl Tunnel {
     pub async fn send(&self, message: ToDevice) -> Result<(), Gone> {
         tokio::select! {
             () = self.over.cancelled() => Err(Gone),
-            sent = self.control.send(message) => sent.map_err(|_| Gone),
+            sent = self.control.send(Box::new(message)) => sent.map_err(|_| Gone),
         }
     }
 
@@ -433,7 +437,7 @@ impl Tunnel {
     }
 
     /// The control stream, until it ends or either direction fails.
-    async fn run_control(&self, to_device: mpsc::Receiver<ToDevice>, clock: Clock) -> String {
+    async fn run_control(&self, to_device: mpsc::Receiver<Box<ToDevice>>, clock: Clock) -> String {
         let Ok(stream) = self.stream().await else { return "yamux did not start".to_owned() };
         let (reader, writer) = tokio::io::split(stream);
         // Independent of each other, or two full windows would stop both.
@@ -446,7 +450,7 @@ impl Tunnel {
     async fn write_control(
         &self,
         mut writer: impl AsyncWrite + Unpin,
-        mut to_device: mpsc::Receiver<ToDevice>,
+        mut to_device: mpsc::Receiver<Box<ToDevice>>,
         clock: Clock,
     ) -> String {
         let mut heartbeat = tokio::time::interval(self.limits.heartbeat);
@@ -457,7 +461,7 @@ impl Tunnel {
                 biased;
                 // At once the first time, so that the stream exists for the device.
                 _ = heartbeat.tick() => ToDevice::Tick { time: clock.now() },
-                Some(message) = to_device.recv() => message,
+                Some(message) = to_device.recv() => *message,
             };
             if let Err(error) = control::encode(&message, &mut out) {
                 return format!("a control message could not be made: {error}");
@@ -485,8 +489,11 @@ impl Tunnel {
                     tracing::debug!(device = %self.device, ?message, "control");
                     match message {
                         FromDevice::SessionGone { session } => {
-                            // Nobody waiting for it is no error.
-                            let _ = self.sessions_gone.send(session);
+                            tracing::debug!(device = %self.device, %session, "nothing of the session is left");
+                            if let Some(sessions_gone) = self.sessions_gone.get() {
+                                // Nobody waiting for it is no error.
+                                let _ = sessions_gone.send(session);
+                            }
                         }
                         FromDevice::Wiped => return "the device has wiped itself".to_owned(),
                         FromDevice::BundleHeld { version } => {
@@ -538,7 +545,8 @@ async fn drive(
     config.set_split_send_size(daypass_protocol::tunnel::frame::MAX_FRAME + 4);
     let io = Box::pin(io.compat());
     let mut connection = yamux::Connection::new(io, config, yamux::Mode::Client);
-    let inbound = poll_fn(|cx| {
+    let own = OwnWaker::new();
+    let mut drive = |cx: &mut Context<'_>| {
         while let Poll::Ready(Some(reply)) = wanted.poll_recv(cx) {
             match connection.poll_new_outbound(cx) {
                 Poll::Ready(Ok(stream)) => {
@@ -551,9 +559,8 @@ async fn drive(
             }
         }
         connection.poll_next_inbound(cx)
-    })
-    .await;
-    match inbound {
+    };
+    match poll_fn(|cx| own.poll(cx, &mut drive)).await {
         Some(Ok(_)) => "the device broke the protocol: it opened a stream".to_owned(),
         Some(Err(error)) => error.to_string(),
         None => "the device closed the connection".to_owned(),

@@ -10,7 +10,9 @@ use crate::device::{
     self, Admission, BundleMakeError, ChangeError, Changes, DeviceChanged, Trust, admission, current_bundle,
     store,
 };
+use crate::http::connection::TlsFacts;
 use crate::session::Sessions;
+use crate::waiting::{Bounds, Waiting};
 use axum::extract::ws::WebSocket;
 use daypass_protocol::api::DeviceState;
 use daypass_protocol::ids::DeviceId;
@@ -22,7 +24,7 @@ use daypass_protocol::tunnel::hello::{Binding, Hello, RefusalCode, Welcome};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Every time limit and number of the tunnels.
@@ -30,8 +32,10 @@ use tokio::time::Instant;
 pub struct Limits {
     /// For each message of a hello.
     pub hello: Duration,
-    /// Hellos and enrolments at the same time, by whoever it may be.
-    pub hellos: usize,
+    /// Hellos and enrolments that were not answered yet, by whoever it may be.
+    pub hellos: Bounds,
+    /// Of these, so many are judged at the same time; the others wait for it.
+    pub judged: usize,
     /// How long a living tunnel has to answer when the same device connects again.
     pub probe: Duration,
     /// Silence after which the broker pings: longer than the device's own 240 seconds.
@@ -44,7 +48,7 @@ pub struct Limits {
     /// How much longer a device that does not answer keeps its connection: those who wait are told, and what
     /// only stood still for a moment needs no new one.
     pub forbearance: Duration,
-    /// Between ticks on the control stream.
+    /// Between ticks on the control stream. Only the first one is waited for; each costs some 900 bytes.
     pub heartbeat: Duration,
     /// For one message on the control stream.
     pub control_write: Duration,
@@ -60,14 +64,15 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             hello: Duration::from_secs(20),
-            hellos: 256,
+            hellos: Bounds { altogether: 2048, per_source: 1024 },
+            judged: 32,
             probe: Duration::from_secs(5),
             silence: Duration::from_mins(5),
             pong: Duration::from_secs(20),
             attended_silence: Duration::from_secs(5),
             attended_pong: Duration::from_secs(5),
             forbearance: Duration::from_secs(20),
-            heartbeat: Duration::from_mins(10),
+            heartbeat: Duration::from_hours(1),
             control_write: Duration::from_secs(20),
             open: Duration::from_secs(10),
             ack: Duration::from_millis(250),
@@ -144,7 +149,8 @@ pub struct TunnelServer {
     pub(super) clock: Clock,
     pub(super) trust: Trust,
     pub(super) limits: Limits,
-    pub(super) hellos: Arc<Semaphore>,
+    pub(super) hellos: Waiting,
+    judging: Semaphore,
     tunnels: Tunnels,
     sessions: Sessions,
     changes: Changes,
@@ -168,7 +174,8 @@ impl TunnelServer {
             clock,
             trust,
             limits,
-            hellos: Arc::new(Semaphore::new(limits.hellos)),
+            hellos: Waiting::new(limits.hellos),
+            judging: Semaphore::new(limits.judged),
             tunnels: Tunnels::default(),
             sessions,
             changes: Changes::default(),
@@ -253,24 +260,31 @@ impl TunnelServer {
         }
     }
 
-    /// Checks a hello and takes the device's place in the registry.
+    /// Waits for room to judge somebody who has said their part. A fleet that comes back at once is taken in
+    /// as fast as the database goes, and nobody has to come again.
+    pub(super) async fn room_to_judge(&self) -> Option<SemaphorePermit<'_>> {
+        self.judging.acquire().await.ok()
+    }
+
+    /// Checks a hello, takes the device's place in the registry, and records the connection. Whatever becomes
+    /// of it, [`TunnelServer::serve`] or [`TunnelServer::record_end`] has to record its end.
     pub(super) async fn admit(
         &self,
         text: &str,
         binding: &Binding,
-        peer: SocketAddr,
+        facts: &TlsFacts,
     ) -> Result<Admitted, HelloError> {
-        match self.judge(text, binding).await {
+        match self.judge(text, binding, facts).await {
             Ok(admitted) => Ok(admitted),
             Err(refused) => {
-                tracing::warn!(%peer, cause = %refused, "a device was refused");
-                self.record_refusal(&refused, peer).await?;
+                tracing::warn!(peer = %facts.peer, cause = %refused, "a device was refused");
+                self.record_refusal(&refused, facts.peer).await?;
                 Err(refused)
             }
         }
     }
 
-    async fn judge(&self, text: &str, binding: &Binding) -> Result<Admitted, HelloError> {
+    async fn judge(&self, text: &str, binding: &Binding, facts: &TlsFacts) -> Result<Admitted, HelloError> {
         let claim = Claim::read(text).map_err(|error| HelloError::Malformed(made_visible(&error, 300)))?;
         let claimed = claim.device().clone();
         let device = store::find(self.db.pool(), &claimed)
@@ -305,7 +319,16 @@ impl TunnelServer {
         };
         let made = current_bundle(&mut tx, &self.trust, &id, hello.bundle_version, now).await?;
         store::seen(&mut tx, &id, Some(&made_visible(&hello.shim_version, 100)), now).await?;
-        tx.commit_housekeeping("a device's last-seen time and the version of its bundle").await?;
+        let event = Event::new(Kind::DeviceConnected, Actor::Device(id.clone())).device(&id).detail(
+            serde_json::json!({
+                "from": facts.peer,
+                "tls_group": facts.group,
+                "device_tls_group": made_visible(&hello.tls_group, 100),
+                "shim_version": made_visible(&hello.shim_version, 100),
+            }),
+        );
+        let recorded = audit::append(&mut tx, now, event).await?;
+        tx.commit(recorded).await?;
         let newer = made.version > hello.bundle_version;
         Ok(Admitted {
             place,
@@ -361,16 +384,6 @@ impl TunnelServer {
         peer: SocketAddr,
     ) -> Result<(), sqlx::Error> {
         let id = admitted.hello.device.clone();
-        let event = Event::new(Kind::DeviceConnected, Actor::Device(id.clone())).device(&id).detail(
-            serde_json::json!({
-                "from": peer,
-                "tls_group": tls_group,
-                "device_tls_group": made_visible(&admitted.hello.tls_group, 100),
-                "shim_version": made_visible(&admitted.hello.shim_version, 100),
-            }),
-        );
-        // What only the beginning and the end need is boxed, so that an idle tunnel does not keep room for it.
-        Box::pin(self.record(event)).await?;
         let established = Established {
             device: id.clone(),
             tls_group,
@@ -387,10 +400,17 @@ impl TunnelServer {
         tunnel.close(&why);
         self.tunnels.remove(&tunnel);
         tracing::info!(device = %id, %peer, %why, "a device is disconnected");
+        // What only the end needs is boxed, so that an idle tunnel does not keep room for it.
         Box::pin(self.record_end(&id, peer, &why)).await
     }
 
-    async fn record_end(&self, id: &DeviceId, peer: SocketAddr, why: &str) -> Result<(), sqlx::Error> {
+    /// Records that a connection of a device is over.
+    pub(super) async fn record_end(
+        &self,
+        id: &DeviceId,
+        peer: SocketAddr,
+        why: &str,
+    ) -> Result<(), sqlx::Error> {
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
         store::seen(&mut tx, id, None, now).await?;
@@ -412,12 +432,6 @@ impl TunnelServer {
             Err(error) => tunnel.close(&format!("the device's state could not be read: {error}")),
         }
     }
-
-    async fn record(&self, event: Event) -> Result<(), sqlx::Error> {
-        let mut tx = self.db.begin().await?;
-        let recorded = audit::append(&mut tx, self.clock.now(), event).await?;
-        tx.commit(recorded).await
-    }
 }
 
 /// A hello that convinced.
@@ -427,7 +441,7 @@ pub(super) struct Admitted {
     pub(super) welcome: Welcome,
     state: DeviceState,
     bundle_version: u64,
-    hello: Hello,
+    pub(super) hello: Hello,
 }
 
 async fn apply(tunnel: &Tunnel, state: DeviceState, reason: &str) {

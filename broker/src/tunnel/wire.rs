@@ -1,21 +1,22 @@
 //! A WebSocket as the byte stream that yamux wants, with pings of our own beside it.
 //!
-//! One task writes to the socket: yamux's bytes and our pings meet there, and what has piled up goes out
-//! in one flush. yamux's own ping has no deadline; the WebSocket's, here, has.
+//! One future writes to the socket: yamux's bytes and our pings meet there, and what has piled up goes out
+//! in one flush. Another reads from it. yamux's own ping has no deadline; the WebSocket's, here, has.
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::SplitSink;
+use futures_channel::mpsc;
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
-use tokio_util::sync::{CancellationToken, PollSender};
+use tokio_util::sync::CancellationToken;
 
 /// Messages of at most [`BATCH`] bytes that may wait for the socket.
 const QUEUE: usize = 4;
@@ -53,67 +54,90 @@ impl Heard {
 pub(super) struct Writer {
     sink: SplitSink<WebSocket, Message>,
     bytes: mpsc::Receiver<Bytes>,
-    pings: mpsc::Receiver<u64>,
+    pings: tokio::sync::mpsc::Receiver<u64>,
+}
+
+/// The reading half: takes pings and pongs for itself, and passes bytes on. Polled beside yamux and not by it,
+/// so that what keeps a connection alive does not wake it.
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: SplitStream<WebSocket>,
+    bytes: mpsc::Sender<io::Result<Bytes>>,
+    heard: Arc<Heard>,
 }
 
 /// The parts of a socket whose hello is over.
 pub(super) struct Parts<T> {
     pub io: T,
+    pub reader: Reader,
     pub writer: Writer,
-    pub pings: mpsc::Sender<u64>,
+    pub pings: tokio::sync::mpsc::Sender<u64>,
     pub heard: Arc<Heard>,
 }
 
 pub(super) fn split(socket: WebSocket) -> Parts<impl AsyncRead + AsyncWrite + Send> {
     let (sink, stream) = socket.split();
-    let (bytes_tx, bytes) = mpsc::channel::<Bytes>(QUEUE);
-    let (pings_tx, pings) = mpsc::channel(2);
+    let (written, bytes) = mpsc::channel(QUEUE);
+    let (received, incoming) = mpsc::channel(0);
+    let (pings_tx, pings) = tokio::sync::mpsc::channel(2);
     let heard = Arc::new(Heard::new());
-    let listening = heard.clone();
-    let incoming = stream
-        .take_while(|message| std::future::ready(!matches!(message, Ok(Message::Close(_)))))
-        .filter_map(move |message| {
+    let io =
+        tokio::io::join(StreamReader::new(incoming), Gathered { bytes: BytesMut::new(), queue: written });
+    let reader = Reader { stream, bytes: received, heard: heard.clone() };
+    Parts { io, reader, writer: Writer { sink, bytes, pings }, pings: pings_tx, heard }
+}
+
+impl Reader {
+    /// Reads until the connection ends or nobody wants its bytes any more.
+    pub(super) async fn run(mut self) {
+        while let Some(message) = self.stream.next().await {
             if message.is_ok() {
-                listening.at.send_replace(Instant::now());
+                self.heard.at.send_replace(Instant::now());
             }
-            std::future::ready(match message {
-                Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
+            let bytes = match message {
+                Ok(Message::Binary(bytes)) => Ok(bytes),
                 Ok(Message::Pong(payload)) => {
-                    if let Ok(number) = payload.as_ref().try_into().map(u64::from_be_bytes) {
-                        listening.pong.send_if_modified(|last| {
-                            let newer = number > *last;
-                            *last = number.max(*last);
-                            newer
-                        });
-                    }
-                    None
+                    self.take_pong(&payload);
+                    continue;
                 }
-                Ok(Message::Ping(_) | Message::Close(_)) => None,
+                Ok(Message::Ping(_)) => continue,
+                Ok(Message::Close(_)) => return,
                 Ok(Message::Text(_)) => {
-                    Some(Err(io::Error::new(io::ErrorKind::InvalidData, "a text message after the hello")))
+                    Err(io::Error::new(io::ErrorKind::InvalidData, "a text message after the hello"))
                 }
-                Err(error) => Some(Err(io::Error::other(error))),
-            })
-        });
-    let outgoing = Gathered { bytes: BytesMut::new(), queue: PollSender::new(bytes_tx) };
-    let io = tokio::io::join(StreamReader::new(Box::pin(incoming)), outgoing);
-    Parts { io, writer: Writer { sink, bytes, pings }, pings: pings_tx, heard }
+                Err(error) => Err(io::Error::other(error)),
+            };
+            if self.bytes.feed(bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take_pong(&self, payload: &[u8]) {
+        if let Ok(number) = payload.try_into().map(u64::from_be_bytes) {
+            self.heard.pong.send_if_modified(|last| {
+                let newer = number > *last;
+                *last = number.max(*last);
+                newer
+            });
+        }
+    }
 }
 
 /// Gathers what yamux writes, a header of twelve bytes and then its payload, into one message for both.
 /// Between messages it holds nothing: most tunnels are idle, and there are tens of thousands of them.
 struct Gathered {
     bytes: BytesMut,
-    queue: PollSender<Bytes>,
+    queue: mpsc::Sender<Bytes>,
 }
 
 impl Gathered {
     /// Puts what was gathered into the queue, once there is room.
     fn poll_pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let gone = |_: mpsc::SendError| io::Error::from(io::ErrorKind::BrokenPipe);
         if !self.bytes.is_empty() {
-            ready!(self.queue.poll_reserve(cx)).map_err(gone)?;
-            self.queue.send_item(std::mem::take(&mut self.bytes).freeze()).map_err(gone)?;
+            ready!(self.queue.poll_ready(cx)).map_err(gone)?;
+            self.queue.start_send(std::mem::take(&mut self.bytes).freeze()).map_err(gone)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -135,7 +159,7 @@ impl AsyncWrite for Gathered {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pass_on(cx))?;
-        self.queue.close();
+        self.queue.close_channel();
         Poll::Ready(Ok(()))
     }
 }
@@ -166,7 +190,7 @@ impl Writer {
                 Some(number) = self.pings.recv() => {
                     Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes()))
                 }
-                bytes = self.bytes.recv() => match bytes {
+                bytes = self.bytes.next() => match bytes {
                     Some(bytes) => Message::Binary(bytes),
                     None => return Ok(()),
                 },

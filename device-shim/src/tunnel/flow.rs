@@ -39,6 +39,8 @@ const KEEP: usize = 512 * 1024;
 /// Most input of a channel that is held until the process takes it. More than a broker has unacknowledged (`TUNNEL.md`
 /// section 7.2); one that sends more all the same waits at the stream's window.
 const HOLD: usize = 1024 * 1024;
+/// And in so many frames, however small.
+const HOLD_FRAMES: usize = 16 * 1024;
 /// Bytes read from a process, and sent, at once. With what SSH puts around it, one such piece fits into one
 /// packet of 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
 const READ: usize = MAX_DATA - 256;
@@ -462,7 +464,7 @@ impl Inward {
         loop {
             let frame = tokio::select! {
                 () = self.hand_on(counts), if !self.waiting.is_empty() || self.is_to_close() => continue,
-                frame = reader.next(), if self.held < HOLD => frame,
+                frame = reader.next(), if self.held < HOLD && self.waiting.len() < HOLD_FRAMES => frame,
             };
             let frame = match frame {
                 Ok(Some(frame)) => frame,

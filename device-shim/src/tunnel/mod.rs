@@ -4,6 +4,7 @@
 //! connection is lost, its channels are kept for a while: the next one may go on with them.
 
 pub mod channel;
+mod connection;
 pub mod control;
 pub mod flow;
 pub mod forward;
@@ -16,31 +17,26 @@ use crate::hello::{HelloError, check_challenge};
 use crate::link::{self, Link, LinkError};
 use crate::note;
 use crate::state::StateError;
+use connection::Connection;
 use daypass_protocol::ids::SessionId;
 use daypass_protocol::signed::{Purpose, SignatureError, SignedText};
+use daypass_protocol::tunnel::MAX_STREAMS;
 use daypass_protocol::tunnel::control::FromDevice;
 use daypass_protocol::tunnel::hello::{Binding, Conversation, Hello, Welcome};
 use daypass_protocol::tunnel::open::{Received, RefusedCode};
-use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
 use flow::Link as ChannelLink;
-use futures_util::StreamExt as _;
 use permit::{Facts, Gate, Permit, Refusal};
 use socket::{HalfOpen, Socket};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::compat::TokioAsyncReadCompatExt as _;
-use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 /// How long a stopping shim waits for its last words to be taken.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Receive window of one stream; yamux's own, which it cannot go below.
-const STREAM_WINDOW: usize = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
@@ -349,15 +345,6 @@ async fn join(device: &Device) -> Result<(Link, Binding, Welcome), TunnelError> 
     Ok((link, accepted.binding().clone(), welcome))
 }
 
-fn yamux_config() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    // The count first: the window must be enough for it, and is checked against it.
-    config.set_max_num_streams(MAX_STREAMS);
-    config.set_max_connection_receive_window(Some(MAX_STREAMS * STREAM_WINDOW));
-    config.set_split_send_size(MAX_DATA + 64);
-    config
-}
-
 async fn carry(
     tunnel: &Arc<Tunnel>,
     link: Link,
@@ -366,9 +353,7 @@ async fn carry(
     keepalive: Duration,
     stopping: &watch::Receiver<bool>,
 ) -> Result<Over, TunnelError> {
-    let (sink, stream) = Socket::new(link.socket, keepalive, tunnel.count.subscribe()).split();
-    let io = tokio::io::join(StreamReader::new(stream), SinkWriter::new(CopyToBytes::new(sink)));
-    let mut connection = yamux::Connection::new(io.compat(), yamux_config(), yamux::Mode::Server);
+    let mut connection = Connection::new(Socket::new(link.socket, keepalive, tunnel.count.subscribe()));
 
     let (reports, reported) = mpsc::channel(2 * MAX_STREAMS);
     // What was ended or counted on the connection before means nothing on this one.
@@ -385,7 +370,7 @@ async fn carry(
     let mut stop = stopping.clone();
     let outcome = loop {
         tokio::select! {
-            inbound = poll_fn(|cx| connection.poll_next_inbound(cx)) => match inbound {
+            inbound = connection.next() => match inbound {
                 Some(Ok(stream)) => match reported.take() {
                     Some(reported) => {
                         control.spawn(control::serve(stream, Arc::clone(tunnel), reported));
@@ -423,9 +408,9 @@ async fn carry(
         let drained = async {
             tokio::select! {
                 () = tunnel.until_empty() => {}
-                () = async { while poll_fn(|cx| connection.poll_next_inbound(cx)).await.is_some_and(|s| s.is_ok()) {} } => {}
+                () = async { while connection.next().await.is_some_and(|inbound| inbound.is_ok()) {} } => {}
             }
-            let _ = poll_fn(|cx| connection.poll_close(cx)).await;
+            connection.close().await;
         };
         if timeout(FAREWELL, drained).await.is_err() {
             note!("the broker did not take the farewell");

@@ -5,6 +5,7 @@ pub mod control;
 pub mod frame;
 pub mod hello;
 pub mod open;
+pub mod waker;
 
 pub use frame::{Frame, FrameError, MAX_DATA, Stream};
 

@@ -24,6 +24,8 @@ struct State {
     /// New connections are closed at once.
     closed: AtomicBool,
     accepted: AtomicUsize,
+    /// Bytes, both ways.
+    carried: AtomicUsize,
 }
 
 impl Proxy {
@@ -43,8 +45,8 @@ impl Proxy {
                 let alive = Arc::new(AtomicU8::new(CARRIES));
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let alive = alive.clone();
-                    std::thread::spawn(move || carry(from, to, &alive));
+                    let (alive, state) = (alive.clone(), state.clone());
+                    std::thread::spawn(move || carry(from, to, &alive, &state.carried));
                 }
                 state.links.lock().unwrap().push((near, far, alive));
                 state.accepted.fetch_add(1, Ordering::SeqCst);
@@ -55,6 +57,11 @@ impl Proxy {
 
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Bytes so far, both ways.
+    pub fn carried(&self) -> usize {
+        self.state.carried.load(Ordering::SeqCst)
     }
 
     /// Ends every connection, at both ends, without a word of their protocol; new ones come through.
@@ -103,7 +110,7 @@ impl Drop for Proxy {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, alive: &AtomicU8) {
+fn carry(mut from: TcpStream, mut to: TcpStream, alive: &AtomicU8, carried: &AtomicUsize) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         match alive.load(Ordering::SeqCst) {
@@ -115,6 +122,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, alive: &AtomicU8) {
         if to.write_all(&buffer[..n]).is_err() {
             break;
         }
+        carried.fetch_add(n, Ordering::SeqCst);
     }
     if alive.load(Ordering::SeqCst) == CARRIES {
         // Gone already is as good.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use journeys::{Cluster, Device, Done, Lock, Program, World, eventually, marker, sleepers, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -125,6 +126,31 @@ fn away<'a>(world: &World, take_away: impl FnOnce() -> Box<dyn FnOnce() + 'a>) {
     assert!(!world.log().contains("panicked"), "{}", world.log());
     world.evidence_is_whole();
     world.nothing_is_half_made();
+}
+
+#[test]
+fn promise_4_access_ends_on_time__also_when_policy_changes_while_the_database_is_away() {
+    let cluster = Cluster::start();
+    let world = World::start_on(Some(cluster.url()));
+    let _device = Device::enrol(&world, "gw-base", "lab");
+    let _ = world.cli("engineer", &ask("gw-base").iter().map(String::as_str).collect::<Vec<_>>()).ok();
+    let marker = marker();
+    let mut session = world.ssh_start("gw-base", &["-tt"], &format!("echo ready; exec sleep {marker}"));
+    session.shows("ready");
+    let id = world.live_session("gw-base");
+
+    cluster.go_away();
+    let text = "@id(\"closed\")\n@description(\"Closed for the night.\")\n\
+                forbid (principal, action == Action::\"connect\", resource);\n";
+    std::fs::write(world.policies().join("zz-closed.cedar"), text).unwrap();
+    world.signal(Signal::SIGHUP);
+    until("the session not to be judged", || world.log().contains("a session could not be judged again"));
+    assert!(session.is_running(), "what cannot be read decides nothing");
+    cluster.come_back();
+    let done = session.ends();
+    assert!(done.to_string().contains("policy does not allow this session any more"), "{done}");
+    until("its process to be gone", || sleepers(&marker).is_empty());
+    assert_eq!(world.ended(&id)["end_reason"], "policy_changed");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is lost on the way: a shim, a broker. Everybody is told, nothing runs on, and all comes back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use journeys::{Device, World, marker, sleepers, until};
+use journeys::{Device, Proxy, World, marker, sleepers, until};
 use std::time::Duration;
 
 #[test]
@@ -100,4 +100,27 @@ fn devices_that_lost_their_broker_come_back_at_times_of_their_own() {
     let refused =
         world.sql(&format!("SELECT kind FROM audit_event WHERE kind = 'device.refused' AND {since}"));
     assert!(refused.is_empty(), "{refused:?}");
+}
+
+#[test]
+fn an_idle_device_says_nothing_but_a_ping_and_hears_nothing_but_its_answer() {
+    /// A WebSocket ping, masked, and its pong, each a TLS record of its own.
+    const EXCHANGE: usize = 28 + 24;
+    /// Longer than the ten seconds after which yamux would measure the round trip.
+    const KEEPALIVE: Duration = Duration::from_secs(12);
+    let world = World::start();
+    let proxy = Proxy::to(world.port("https"));
+    let more = format!("keepalive_s = {}", KEEPALIVE.as_secs());
+    let _device = Device::enrol_behind(&world, "gw-idle", &proxy, &more);
+    let mut said = proxy.carried();
+    until("the hello and the first words of the control stream to be over", || {
+        let before = std::mem::replace(&mut said, proxy.carried());
+        std::thread::sleep(Duration::from_secs(1));
+        before == proxy.carried()
+    });
+    let (said, began) = (proxy.carried(), std::time::Instant::now());
+    until("two keepalives", || proxy.carried() >= said + 2 * EXCHANGE);
+    let exchanges = usize::try_from(began.elapsed().as_secs() / KEEPALIVE.as_secs()).unwrap() + 1;
+    assert!(proxy.carried() <= said + exchanges * EXCHANGE, "{} bytes", proxy.carried() - said);
+    assert!(began.elapsed() > KEEPALIVE, "two keepalives are one apart");
 }

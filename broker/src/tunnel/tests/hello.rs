@@ -2,6 +2,7 @@ use super::world::*;
 use crate::audit::{Actor, Kind};
 use crate::device::testing::{events, key};
 use crate::tunnel::{Limits, OpenError};
+use crate::waiting::Bounds;
 use daypass_protocol::api::DeviceState;
 use daypass_protocol::bundle;
 use daypass_protocol::signed::{Purpose, SignedText};
@@ -95,7 +96,8 @@ async fn a_hello_that_is_too_long_is_cut_off_with_1009() {
 #[tokio::test]
 async fn a_hello_that_never_comes_is_given_up_and_its_place_is_free_again() {
     let hello = Duration::from_millis(300);
-    let world = World::with(Limits { hello, hellos: 1, ..limits() }).await;
+    let hellos = Bounds { altogether: 1, per_source: 1 };
+    let world = World::with(Limits { hello, hellos, ..limits() }).await;
     let mut silent = world.dial().await;
     silent.challenge(Conversation::Tunnel).await;
     let nonce = encode_nonce(&NONCE);
@@ -103,10 +105,46 @@ async fn a_hello_that_never_comes_is_given_up_and_its_place_is_free_again() {
     assert!(full.err().unwrap().to_string().contains("503"));
     assert_eq!(silent.close_code().await, 1008);
     drop(silent);
-    while world.server.hellos.available_permits() == 0 {
+    while world.server.hellos.taken() > 0 {
         tokio::task::yield_now().await;
     }
     world.hello(DEVICE, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_silent_gives_way_to_a_device_that_comes_later() {
+    let hellos = Bounds { altogether: 1, per_source: 1 };
+    let world = World::with(Limits { hellos, ..limits() }).await;
+    let mut silent = world.dial().await;
+    silent.challenge(Conversation::Tunnel).await;
+    // As a device does that was told to come again.
+    let came = async {
+        loop {
+            let nonce = encode_nonce(&NONCE);
+            match world.dial_with(TUNNEL_PATH, Some(TUNNEL_PROTOCOL), Some(&nonce)).await {
+                Ok(_) => return,
+                Err(full) => assert!(full.to_string().contains("503"), "{full}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), came).await.unwrap();
+    assert_eq!(silent.close_code().await, 1013);
+}
+
+#[tokio::test]
+async fn who_has_said_hello_waits_for_an_answer_and_is_not_sent_away() {
+    let hellos = Bounds { altogether: 1, per_source: 1 };
+    let world = World::with(Limits { hellos, judged: 1, ..limits() }).await;
+    let busy = world.server.room_to_judge().await;
+    let mut waiting = Box::pin(world.hello(DEVICE, 1));
+    // Longer than what anybody who is silent is given.
+    let early = tokio::time::timeout(Duration::from_millis(1500), &mut waiting).await;
+    assert!(early.is_err(), "nobody is judged without room for it");
+    let nonce = encode_nonce(&NONCE);
+    let full = world.dial_with(TUNNEL_PATH, Some(TUNNEL_PROTOCOL), Some(&nonce)).await;
+    assert!(full.err().unwrap().to_string().contains("503"));
+    drop(busy);
+    waiting.await.unwrap();
 }
 
 #[tokio::test]

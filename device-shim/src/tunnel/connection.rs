@@ -1,0 +1,208 @@
+//! yamux over the WebSocket.
+//!
+//! The socket is read beside yamux and not by it, so that the pings and pongs of an idle connection do not wake
+//! it: each time it would measure the round trip, with messages of its own.
+
+use super::socket::Socket;
+use bytes::Bytes;
+use daypass_protocol::tunnel::waker::OwnWaker;
+use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{Sink, SinkExt, Stream, StreamExt as _};
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake as _, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, Join};
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+
+/// Receive window of one stream; yamux's own, which it cannot go below.
+const STREAM_WINDOW: usize = 256 * 1024;
+
+type Io<S> = Compat<Join<StreamReader<Received, Bytes>, SinkWriter<CopyToBytes<Outgoing<S>>>>>;
+
+/// The tunnel's connection.
+pub struct Connection<S> {
+    socket: SplitStream<Socket<S>>,
+    between: Between,
+    yamux: yamux::Connection<Io<S>>,
+    own: Arc<OwnWaker>,
+}
+
+/// What yamux's end and the socket's have between them.
+#[derive(Clone, Default)]
+struct Between(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    arrived: Arrived,
+    /// yamux, waiting for it.
+    reader: Option<Waker>,
+    /// yamux, waiting until the socket can be written to.
+    writer: Option<Waker>,
+    /// The task that polls both.
+    task: Option<Waker>,
+}
+
+/// What was read last, until yamux takes it.
+#[derive(Default)]
+enum Arrived {
+    #[default]
+    Nothing,
+    Item(io::Result<Bytes>),
+    End,
+}
+
+impl Between {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self.lock().arrived, Arrived::Nothing)
+    }
+
+    fn put(&self, item: Option<io::Result<Bytes>>) {
+        let mut shared = self.lock();
+        shared.arrived = item.map_or(Arrived::End, Arrived::Item);
+        if let Some(reader) = shared.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// The task was woken: perhaps because the socket can be written to.
+    fn polled(&self, task: &Waker) {
+        let mut shared = self.lock();
+        shared.task = Some(task.clone());
+        if let Some(writer) = shared.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+struct Received(Between);
+
+impl Stream for Received {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut shared = self.0.lock();
+        match std::mem::take(&mut shared.arrived) {
+            Arrived::Item(item) => Poll::Ready(Some(item)),
+            Arrived::End => {
+                shared.arrived = Arrived::End;
+                Poll::Ready(None)
+            }
+            Arrived::Nothing => {
+                shared.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The socket's sink. It remembers the last waker it saw and wakes that for whatever comes in, too: so it sees
+/// the task's.
+struct Outgoing<S> {
+    sink: SplitSink<Socket<S>, Bytes>,
+    between: Between,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Outgoing<S> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut SplitSink<Socket<S>, Bytes>, &mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        let task = self.between.lock().task.clone();
+        let polled = match &task {
+            Some(task) => poll(&mut self.sink, &mut Context::from_waker(task)),
+            None => poll(&mut self.sink, cx),
+        };
+        if polled.is_pending() {
+            self.between.lock().writer = Some(cx.waker().clone());
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Bytes> for Outgoing<S> {
+    type Error = io::Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, SinkExt::poll_ready_unpin)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, bytes: Bytes) -> io::Result<()> {
+        self.sink.start_send_unpin(bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, SinkExt::poll_flush_unpin)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, SinkExt::poll_close_unpin)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn new(socket: Socket<S>) -> Self {
+        let (sink, socket) = socket.split();
+        let between = Between::default();
+        let outgoing = SinkWriter::new(CopyToBytes::new(Outgoing { sink, between: between.clone() }));
+        let io = tokio::io::join(StreamReader::new(Received(between.clone())), outgoing);
+        let yamux = yamux::Connection::new(io.compat(), config(), yamux::Mode::Server);
+        Self { socket, between, yamux, own: OwnWaker::new() }
+    }
+
+    /// The next stream that the broker opens. Has to be waited for all the time: it drives every stream.
+    pub async fn next(&mut self) -> Option<yamux::Result<yamux::Stream>> {
+        self.driven(yamux::Connection::poll_next_inbound).await
+    }
+
+    /// Says goodbye.
+    pub async fn close(&mut self) {
+        // Whoever does not hear it will notice.
+        let _ = self.driven(yamux::Connection::poll_close).await;
+    }
+
+    /// Reads from the socket when there is room for what comes, and polls yamux when it was woken.
+    async fn driven<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut yamux::Connection<Io<S>>, &mut Context<'_>) -> Poll<T>,
+    ) -> T {
+        // It may have been asked for something else the last time.
+        self.own.wake_by_ref();
+        poll_fn(|cx| {
+            self.between.polled(cx.waker());
+            loop {
+                let mut nothing = false;
+                if self.between.is_empty() {
+                    match self.socket.poll_next_unpin(cx) {
+                        Poll::Ready(item) => self.between.put(item),
+                        Poll::Pending => nothing = true,
+                    }
+                }
+                if let Poll::Ready(ready) = self.own.poll(cx, |cx| poll(&mut self.yamux, cx)) {
+                    return Poll::Ready(ready);
+                }
+                if nothing || !self.between.is_empty() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    // The count first: the window must be enough for it, and is checked against it.
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_STREAMS * STREAM_WINDOW));
+    config.set_split_send_size(MAX_DATA + 64);
+    config
+}
