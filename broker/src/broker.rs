@@ -124,7 +124,7 @@ impl Ctx {
             Login::new(db.clone(), clock.clone(), config.login.clone(), config.https.url.clone(), token_key)?;
         let trust = Trust { evidence: keys.clone(), cas: keys.clone() };
         let sessions = Sessions::default();
-        let limits = tunnel::Limits::default();
+        let limits = tunnel::Limits { hellos: config.https.limits.unanswered, ..tunnel::Limits::default() };
         let tunnel_server = TunnelServer::new(db.clone(), clock.clone(), trust, limits, sessions.clone());
         let tunnels = tunnel_server.tunnels().clone();
 

@@ -56,6 +56,11 @@ impl Source {
     fn oldest(&self) -> Option<u64> {
         self.silent.keys().next().copied()
     }
+
+    /// Whether somebody here has had their time.
+    fn yields(&self) -> bool {
+        self.silent.first_key_value().is_some_and(|(_, place)| place.since.elapsed() >= FIRST)
+    }
 }
 
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl Waiting {
             let crowd = places
                 .sources
                 .iter()
-                .filter(|(_, own)| own.oldest().is_some())
+                .filter(|(_, own)| own.yields())
                 .max_by_key(|(_, own)| (own.len(), std::cmp::Reverse(own.oldest())))
                 .map(|(crowd, _)| *crowd);
             if !crowd.is_some_and(|crowd| places.push_out(crowd)) {
@@ -129,11 +134,8 @@ impl Waiting {
 impl Places {
     /// The oldest of a source gives way, unless it has only just come.
     fn push_out(&mut self, source: IpAddr) -> bool {
-        let oldest = self.sources.get(&source).and_then(|own| own.silent.first_key_value());
-        let Some((number, place)) = oldest else { return false };
-        if place.since.elapsed() < FIRST {
-            return false;
-        }
+        let oldest = self.sources.get(&source).filter(|own| own.yields());
+        let Some((number, place)) = oldest.and_then(|own| own.silent.first_key_value()) else { return false };
         place.give_way.cancel();
         let number = *number;
         self.leave(source, number);
@@ -149,6 +151,48 @@ impl Places {
                 self.sources.remove(&source);
             }
         }
+    }
+}
+
+/// How soon those may come again who found no place: later, the more they are, so that they come no faster than
+/// they can be taken in.
+#[derive(Debug)]
+pub struct Again {
+    window: Mutex<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    turned_away: u32,
+    before: u32,
+}
+
+/// Who is turned away counts for as long as this, and for as long once more.
+const WINDOW: Duration = Duration::from_secs(10);
+/// So many of them may come again in a second.
+const A_SECOND: u32 = 300;
+/// Nobody has to wait for longer; nor is anybody asked to come sooner.
+const SOONEST: u32 = 5;
+const LATEST: u32 = 300;
+
+impl Default for Again {
+    fn default() -> Self {
+        Self { window: Mutex::new(Window { since: Instant::now(), turned_away: 0, before: 0 }) }
+    }
+}
+
+impl Again {
+    /// Somebody is turned away: seconds within which to come again, at a moment of their own.
+    pub fn within(&self) -> u32 {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = window.since.elapsed();
+        if passed >= WINDOW {
+            let before = if passed < 2 * WINDOW { window.turned_away } else { 0 };
+            *window = Window { since: Instant::now(), turned_away: 0, before };
+        }
+        window.turned_away = window.turned_away.saturating_add(1);
+        (window.turned_away.max(window.before) / A_SECOND).clamp(SOONEST, LATEST)
     }
 }
 
@@ -235,6 +279,32 @@ mod tests {
         // Who gave way and leaves gives back nothing twice.
         drop(first);
         assert_eq!(second.waiting.taken(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_renews_its_connections_all_the_time_shelters_nobody_else() {
+        let enter = places(5, 3);
+        let silent = enter("192.0.2.1").unwrap();
+        tokio::time::advance(FIRST).await;
+        // The fullest network, and nobody in it is old enough to give way.
+        let renewed: Vec<_> = (0..3).map(|_| enter("198.51.100.1").unwrap()).collect();
+        let _other = enter("203.0.113.1").unwrap();
+        let _honest = enter("203.0.113.2").unwrap();
+        assert!(silent.give_way().is_cancelled());
+        assert!(renewed.iter().all(|slot| !slot.give_way().is_cancelled()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_more_are_turned_away_the_later_they_come_again() {
+        let again = Again::default();
+        assert_eq!(again.within(), SOONEST);
+        let last = (1..6000).map(|_| again.within()).last();
+        assert_eq!(last, Some(20), "six thousand at three hundred a second");
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(again.within(), 20, "those of just now are still to come");
+        tokio::time::advance(2 * WINDOW).await;
+        assert_eq!(again.within(), SOONEST);
+        assert_eq!((0..1_000_000).map(|_| again.within()).last(), Some(LATEST));
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::http::header::{RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, error::UrlError};
@@ -43,6 +43,8 @@ pub enum LinkError {
     Exporter(rustls::Error),
     #[error("the broker answered the upgrade with HTTP {0}")]
     Status(StatusCode),
+    #[error("the broker has no room; it asks to come again within {0} seconds")]
+    Busy(u32),
     #[error("the WebSocket upgrade: {0}")]
     Upgrade(Box<WsError>),
     #[error("the broker did not agree to {0}")]
@@ -145,13 +147,22 @@ async fn connect_unbounded(
     let (socket, answer) = tokio_tungstenite::client_async_with_config(request, tls, Some(ws_config()))
         .await
         .map_err(|error| match error {
-            WsError::Http(answer) => LinkError::Status(answer.status()),
+            WsError::Http(answer) => refused(answer.status(), answer.headers().get(RETRY_AFTER)),
             other => upgrade(other),
         })?;
     if answer.headers().get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|agreed| agreed != subprotocol) {
         return Err(LinkError::Subprotocol(subprotocol));
     }
     Ok(Link { socket, exporter, nonce, tls_group })
+}
+
+/// RFC 9110 section 10.2.3; only seconds, as the broker says them.
+fn refused(status: StatusCode, retry_after: Option<&HeaderValue>) -> LinkError {
+    let seconds = retry_after.and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+    match seconds {
+        Some(seconds) if status == StatusCode::SERVICE_UNAVAILABLE => LinkError::Busy(seconds),
+        _ => LinkError::Status(status),
+    }
 }
 
 /// Small buffers: a device has little memory, and the windows of yamux do the flow control.
@@ -202,6 +213,17 @@ async fn through_proxy(proxy: &Proxy, to: &Endpoint) -> Result<TcpStream, LinkEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_without_room_says_when_to_come_again() {
+        let busy = |status, value: Option<&'static str>| {
+            refused(StatusCode::from_u16(status).unwrap(), value.map(HeaderValue::from_static).as_ref())
+        };
+        assert!(matches!(busy(503, Some("20")), LinkError::Busy(20)));
+        for (status, value) in [(503, None), (503, Some("soon")), (503, Some("-1")), (400, Some("20"))] {
+            assert!(matches!(busy(status, value), LinkError::Status(_)), "{status} {value:?}");
+        }
+    }
 
     #[test]
     fn broker_addresses_read_or_are_refused() {

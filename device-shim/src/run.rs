@@ -3,6 +3,7 @@
 use crate::backoff::{Backoff, Keepalive};
 use crate::device::Device;
 use crate::hello::HelloError;
+use crate::link::LinkError;
 use crate::note;
 use crate::tunnel::{self, End, Over, Tunnel, TunnelError};
 use std::sync::Arc;
@@ -54,8 +55,12 @@ async fn connect_again_and_again(tunnel: &Arc<Tunnel>, stopping: watch::Receiver
         }
         let wait = match &error {
             TunnelError::Hello(HelloError::Refused { code, .. }) if !code.is_passing() => {
-                let random = f64::from(random()) / f64::from(u32::MAX);
-                RARELY.mul_f64(0.5 + random)
+                RARELY.mul_f64(0.5 + fraction())
+            }
+            // A broker that lives and knows how many want in: no need to guess, and to guess longer each time.
+            TunnelError::Link(LinkError::Busy(within)) => {
+                let within = Duration::from_secs((*within).into()).min(device.config.reconnect_max);
+                within.mul_f64(fraction())
             }
             _ if tunnel.is_busy() => backoff.next(random()).min(KEEPING),
             _ => backoff.next(random()),
@@ -72,4 +77,9 @@ async fn connect_again_and_again(tunnel: &Arc<Tunnel>, stopping: watch::Receiver
 /// Only spreads load; if the system has no randomness, the hello will say so.
 fn random() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
+}
+
+/// Uniform from 0 to 1.
+fn fraction() -> f64 {
+    f64::from(random()) / f64::from(u32::MAX)
 }

@@ -25,6 +25,8 @@ use tracing::{Instrument as _, debug, warn};
 
 /// A packet this small in a queue this full came through a two-byte window.
 const TRICKLE: usize = 64;
+/// Messages that may wait before small ones are put together.
+const MESSAGES: usize = 256;
 
 /// One channel, from its opening to its end.
 pub enum Entry {
@@ -173,7 +175,9 @@ impl<D: Door> Live<D> {
                 }
             }
             Entry::Session(session) => {
-                if bytes.len() <= TRICKLE && session.input.queued() > window / 2 {
+                let input = &session.input;
+                let piles_up = input.queued() > window / 2 || input.messages() > MESSAGES;
+                if bytes.len() <= TRICKLE && piles_up {
                     if session.tail.is_empty() {
                         let (live, input) = (self.clone(), session.input.clone());
                         let gone = session.gone.clone();
@@ -190,7 +194,7 @@ impl<D: Door> Live<D> {
 
     async fn flush_when_drained(&self, id: ChannelId, input: InputQueue, gone: CancellationToken) {
         let low = self.inside.limits.window as usize / 2;
-        while input.queued() > low {
+        while input.queued() > low || input.messages() > MESSAGES / 2 {
             tokio::select! {
                 () = input.drained() => {}
                 () = gone.cancelled() => return,

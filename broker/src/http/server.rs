@@ -2,7 +2,7 @@
 
 use super::connection::TlsFacts;
 use crate::config::Https;
-use crate::waiting::{Bounds, Slot, Waiting};
+use crate::waiting::{Bounds, Slot, Waiting, network};
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
@@ -17,8 +17,9 @@ use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -32,7 +33,7 @@ use tower::ServiceExt as _;
 
 /// An HTTP/2 connection on which nobody asked anything for so long is closed. HTTP/1 has `patience` for that.
 const IDLE: Duration = Duration::from_mins(2);
-/// How long an answer may take to begin, the request's body included. No handler waits for people.
+/// How long an answer may take to begin, the request's body included. Longer than what a handler waits for people.
 const ANSWER: Duration = Duration::from_mins(1);
 
 /// The bounds of the port. A tunnel leaves this port's care once it is one.
@@ -44,6 +45,44 @@ pub struct Limits {
     pub unanswered: Bounds,
     /// For the TLS handshake, and for the head of each request.
     pub patience: Duration,
+}
+
+/// What one network may hold of all connections: so that nobody's take everybody's.
+const SHARE: usize = 8;
+
+/// How many connections each network holds.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection of a network; given back when dropped.
+struct Hold {
+    held: Held,
+    network: IpAddr,
+}
+
+impl Held {
+    fn take(&self, source: IpAddr, most: usize) -> Option<Hold> {
+        let network = network(source);
+        let mut held = lock(&self.0);
+        let count = held.entry(network).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Hold { held: self.clone(), network })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held.0);
+        if let Some(count) = held.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.network);
+            }
+        }
+    }
 }
 
 /// The TLS side, which can be given a new certificate while it runs.
@@ -137,6 +176,9 @@ pub async fn serve(
 ) {
     let room = Arc::new(Semaphore::new(limits.connections));
     let waiting = Waiting::new(limits.unanswered);
+    let held = Held::default();
+    // Who gives way is gone a moment later, and counts until then.
+    let share = (limits.connections / SHARE).max(2 * limits.unanswered.per_source);
     let connections = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -151,6 +193,11 @@ pub async fn serve(
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
+        };
+        let Some(hold) = held.take(peer.ip(), share) else {
+            metrics::counter!("daypass_https_turned_away_total", "why" => "per-source").increment(1);
+            tracing::debug!(%peer, "too many connections of one network; one was turned away");
+            continue;
         };
         let slot = match waiting.enter(peer.ip()) {
             Ok(slot) => slot,
@@ -175,7 +222,7 @@ pub async fn serve(
             if let Err(error) = ended {
                 tracing::debug!(%peer, error = format!("{error:#}"), "a connection ended badly");
             }
-            drop(place);
+            drop((place, hold));
         });
     }
     connections.close();
@@ -297,4 +344,22 @@ async fn connection(
         }
     };
     served.map_err(|error| anyhow::anyhow!(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_holds_its_share_of_the_connections_and_no_more() {
+        let held = Held::default();
+        let take = |source: &str| held.take(source.parse().unwrap(), 2);
+        let (first, _second) = (take("192.0.2.1").unwrap(), take("192.0.2.1").unwrap());
+        assert!(take("::ffff:192.0.2.1").is_none(), "the same network");
+        let other = take("2001:db8::1").unwrap();
+        drop(first);
+        let _third = take("192.0.2.1").unwrap();
+        drop(other);
+        assert_eq!(lock(&held.0).len(), 1, "who has left is not remembered");
+    }
 }

@@ -169,10 +169,13 @@ async fn list(
     }
 }
 
+/// Less than any request may take.
+const LONGEST_WAIT_S: u64 = 45;
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct WaitQuery {
-    /// Seconds, at most 60: wait until the request is not in `state` any more.
+    /// Seconds, at most 45: wait until the request is not in `state` any more.
     wait_s: Option<u64>,
     state: Option<RequestState>,
 }
@@ -188,7 +191,8 @@ async fn show(
     Query(query): Query<WaitQuery>,
 ) -> Result<JsonOut<Request>, Problem> {
     let mut changes = desk::Changes::of(&ctx, &id);
-    let until = tokio::time::Instant::now() + Duration::from_secs(query.wait_s.unwrap_or(0).min(60));
+    let until =
+        tokio::time::Instant::now() + Duration::from_secs(query.wait_s.unwrap_or(0).min(LONGEST_WAIT_S));
     loop {
         let request = shown_by_id(&ctx, &person, &id).await?;
         if query.state != Some(request.state) || tokio::time::Instant::now() >= until {

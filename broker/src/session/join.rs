@@ -209,6 +209,14 @@ impl Running {
             let _ = device.input.try_send(close);
             return Err(ChannelRefused::Failed);
         }
+        if self.live.is_ended() {
+            // Best effort: dropping the channel closes it too.
+            let _ = device.input.try_send(ToDevice::Close { code: CloseCode::Ended, message: String::new() });
+            if let Err(error) = recorder.close().await {
+                self.recorder_failed(&error);
+            }
+            return Err(self.over());
+        }
         metrics::counter!("daypass_channels_opened_total", "kind" => channel_kind.as_str()).increment(1);
         let live = self.live.clone();
         let terminal = kind.pty().map(|_| Terminal::open(&live));
@@ -365,6 +373,10 @@ async fn join(
     let up = async {
         loop {
             let Some(message) = input.recv().await else { return Over::Engineer };
+            // Many messages in a row are one turn; the end may come within it.
+            if live.is_ended() {
+                std::future::pending::<()>().await;
+            }
             let message = match message {
                 FromEngineer::Data(bytes) => {
                     let passed = match recorder.pass_in(bytes).await {
@@ -469,6 +481,8 @@ async fn join(
         }
     };
     let over = tokio::select! {
+        // An end that is due goes before bytes.
+        biased;
         end = live.ended() => Err(end),
         over = up => Ok(over),
         over = down => Ok(over),

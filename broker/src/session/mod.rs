@@ -243,7 +243,7 @@ impl Drop for Place {
 }
 
 impl Sessions {
-    fn locked(&self) -> std::sync::MutexGuard<'_, Held> {
+    fn locked(&self) -> MutexGuard<'_, Held> {
         // A panic while holding the lock leaves a map that is still whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -78,6 +78,7 @@ pub fn input() -> (InputQueue, Input) {
 #[derive(Debug, Default)]
 struct Count {
     bytes: AtomicUsize,
+    messages: AtomicUsize,
     drained: Notify,
     /// The size that the queue's one [`FromEngineer::Resize`] stands for.
     size: Mutex<Option<WindowSize>>,
@@ -123,7 +124,13 @@ impl InputQueue {
             }
             FromEngineer::Eof => {}
         }
+        self.count.messages.fetch_add(1, Ordering::AcqRel);
         self.sender.send(message).is_ok()
+    }
+
+    /// Messages pushed and not yet taken.
+    pub fn messages(&self) -> usize {
+        self.count.messages.load(Ordering::Acquire)
     }
 
     /// Bytes pushed and not yet taken.
@@ -148,6 +155,7 @@ impl Input {
     /// The next message; `None` when the engineer's channel is closed.
     pub async fn recv(&mut self) -> Option<FromEngineer> {
         let mut message = self.receiver.recv().await?;
+        self.count.messages.fetch_sub(1, Ordering::AcqRel);
         match &mut message {
             FromEngineer::Data(bytes) => {
                 self.count.bytes.fetch_sub(bytes.len(), Ordering::AcqRel);

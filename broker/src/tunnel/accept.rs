@@ -8,6 +8,7 @@ use axum::extract::rejection::ExtensionRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Extension, State};
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::signed::{Purpose, SignedText};
@@ -105,11 +106,22 @@ struct Knocked {
 }
 
 /// Why the upgrade is refused.
-struct Refused(StatusCode, &'static str);
+enum Refused {
+    Bad(&'static str),
+    /// To come again within so many seconds.
+    Busy(u32),
+}
 
 impl Refused {
     fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
+        match self {
+            Self::Bad(message) => (StatusCode::BAD_REQUEST, message).into_response(),
+            Self::Busy(within) => {
+                let again = [(RETRY_AFTER, within.to_string())];
+                (StatusCode::SERVICE_UNAVAILABLE, again, "too many connections are being set up")
+                    .into_response()
+            }
+        }
     }
 }
 
@@ -120,7 +132,7 @@ fn knock(
     headers: &HeaderMap,
     upgrade: Upgrade,
 ) -> Result<Knocked, Refused> {
-    let bad = |message| Refused(StatusCode::BAD_REQUEST, message);
+    let bad = Refused::Bad;
     // Without the connection's exporter nothing binds signatures to it; older TLS binds too little.
     let Ok(Extension(facts)) = facts else { return Err(bad("devices connect by TLS, directly")) };
     if facts.version != "TLSv1_3" {
@@ -146,7 +158,7 @@ fn knock(
     }
     let place = server.hellos.enter(facts.peer.ip()).map_err(|full| {
         metrics::counter!("daypass_hellos_turned_away_total", "why" => full.as_str()).increment(1);
-        Refused(StatusCode::SERVICE_UNAVAILABLE, "too many connections are being set up")
+        Refused::Busy(server.again.within())
     })?;
     Ok(Knocked { upgrade, caller: Knock { facts, nonce, place } })
 }

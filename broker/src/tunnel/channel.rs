@@ -15,7 +15,7 @@ use crate::session::wire::{DeviceChannel, FromDevice, QUEUE, ToDevice};
 use bytes::{Bytes, BytesMut};
 use daypass_protocol::ids::DeviceId;
 use daypass_protocol::tunnel::Stream as Which;
-use daypass_protocol::tunnel::frame::{CloseCode, Frame, FrameError, MAX_DATA};
+use daypass_protocol::tunnel::frame::{CloseCode, Frame, FrameError, MAX_DATA, merge};
 use daypass_protocol::tunnel::open::{Received, WindowSize};
 use std::collections::VecDeque;
 use std::future::pending;
@@ -189,7 +189,7 @@ struct Incoming<'a> {
     exited: bool,
     /// On this stream the device has said that its process is gone; another one may say it again.
     exited_here: bool,
-    /// Received, and on its way into the session's queue; and how much memory that is.
+    /// Received, and on its way into the session's queue; and how many bytes that is.
     passing: VecDeque<Passing>,
     held: usize,
     /// What lies in the session's queue, oldest first: stream and count after it; `None` for what is no
@@ -213,14 +213,24 @@ struct Passing {
 }
 
 impl Passing {
-    /// What it holds in memory: a device that sends its bytes one by one, or frames without any, holds no more
-    /// than one that does not.
-    fn cost(&self) -> usize {
-        let bytes = match &self.message {
+    fn len(&self) -> usize {
+        match &self.message {
             FromDevice::Data(bytes) | FromDevice::Stderr(bytes) => bytes.len(),
             _ => 0,
+        }
+    }
+
+    /// Takes over what comes behind it, if it is little and of the same stream.
+    fn merge(&mut self, next: &Self) -> bool {
+        let merged = match (&mut self.message, &next.message) {
+            (FromDevice::Data(waiting), FromDevice::Data(next))
+            | (FromDevice::Stderr(waiting), FromDevice::Stderr(next)) => merge(waiting, next),
+            _ => false,
         };
-        size_of::<Self>() + bytes
+        if merged {
+            self.counts = next.counts;
+        }
+        merged
     }
 
     fn is_last(&self) -> bool {
@@ -322,14 +332,16 @@ impl<'a> Incoming<'a> {
             _ => None,
         };
         let passing = Passing { message, counts };
-        self.held += passing.cost();
-        self.passing.push_back(passing);
+        self.held += passing.len();
+        if !self.passing.back_mut().is_some_and(|last| last.merge(&passing)) {
+            self.passing.push_back(passing);
+        }
     }
 
     /// Passes the oldest message to the session; true when it was the last.
     fn hand_on(&mut self, permit: mpsc::Permit<'_, FromDevice>) -> bool {
         let Some(passing) = self.passing.pop_front() else { return false };
-        self.held -= passing.cost();
+        self.held -= passing.len();
         let last = passing.is_last();
         permit.send(passing.message);
         self.queued.push_back(passing.counts);
@@ -388,6 +400,9 @@ impl<'a> Incoming<'a> {
             Frame::Data { stream, offset, bytes } => {
                 let at = index(stream);
                 self.check(stream, offset)?;
+                if bytes.is_empty() {
+                    return Ok(None);
+                }
                 self.received[at] += bytes.len() as u64;
                 match stream {
                     Which::Data => FromDevice::Data(bytes),

@@ -90,8 +90,7 @@ pub struct Tunnel {
     channels: Arc<Semaphore>,
     /// Boxed, because a channel has room for 32 from the beginning, and there are thousands of tunnels.
     control: mpsc::Sender<Box<ToDevice>>,
-    pings: mpsc::Sender<u64>,
-    last_ping: AtomicU64,
+    pings: mpsc::Sender<()>,
     heard: Arc<Heard>,
     /// How many channels are open or being opened.
     attended: watch::Sender<usize>,
@@ -147,7 +146,6 @@ impl Tunnel {
             channels: Arc::new(Semaphore::new(MAX_STREAMS - 1)),
             control,
             pings: parts.pings,
-            last_ping: AtomicU64::new(0),
             heard: parts.heard,
             attended: watch::Sender::new(0),
             answering: watch::Sender::new(true),
@@ -257,13 +255,15 @@ impl Tunnel {
         }
     }
 
-    /// Whether the device answers a ping within `deadline`.
+    /// Whether the device says anything within `deadline` of being pinged: the pong may stand behind data on a
+    /// slow way, and data is as good.
     pub(super) async fn answers(&self, deadline: Duration) -> bool {
-        let number = self.last_ping.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut pongs = self.heard.pongs();
+        let mut heard = self.heard.subscribe();
         let asked = async {
-            self.pings.send(number).await.map_err(|_| Gone)?;
-            pongs.wait_for(|pong| *pong >= number).await.map(|_| ()).map_err(|_| Gone)
+            self.pings.send(()).await.map_err(|_| Gone)?;
+            // What came before the question is no answer to it.
+            heard.mark_unchanged();
+            heard.changed().await.map_err(|_| Gone)
         };
         tokio::select! {
             () = self.over.cancelled() => false,
@@ -415,9 +415,8 @@ impl Tunnel {
                 continue;
             }
             heard.mark_unchanged();
-            let number = self.last_ping.fetch_add(1, Ordering::SeqCst) + 1;
             let asked = async {
-                let _ = self.pings.send(number).await;
+                let _ = self.pings.send(()).await;
                 heard.changed().await
             };
             let mut given = silence + pong;

@@ -12,7 +12,7 @@ use crate::device::{
 };
 use crate::http::connection::TlsFacts;
 use crate::session::Sessions;
-use crate::waiting::{Bounds, Waiting};
+use crate::waiting::{Again, Bounds, Waiting};
 use axum::extract::ws::WebSocket;
 use daypass_protocol::api::DeviceState;
 use daypass_protocol::ids::DeviceId;
@@ -150,6 +150,7 @@ pub struct TunnelServer {
     pub(super) trust: Trust,
     pub(super) limits: Limits,
     pub(super) hellos: Waiting,
+    pub(super) again: Again,
     judging: Semaphore,
     tunnels: Tunnels,
     sessions: Sessions,
@@ -175,6 +176,7 @@ impl TunnelServer {
             trust,
             limits,
             hellos: Waiting::new(limits.hellos),
+            again: Again::default(),
             judging: Semaphore::new(limits.judged),
             tunnels: Tunnels::default(),
             sessions,

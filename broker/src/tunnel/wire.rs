@@ -27,13 +27,11 @@ const BATCH: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Heard {
     at: watch::Sender<Instant>,
-    /// The greatest number among the pings it answered.
-    pong: watch::Sender<u64>,
 }
 
 impl Heard {
     fn new() -> Self {
-        Self { at: watch::Sender::new(Instant::now()), pong: watch::Sender::new(0) }
+        Self { at: watch::Sender::new(Instant::now()) }
     }
 
     pub(super) fn last(&self) -> Instant {
@@ -43,10 +41,6 @@ impl Heard {
     pub(super) fn subscribe(&self) -> watch::Receiver<Instant> {
         self.at.subscribe()
     }
-
-    pub(super) fn pongs(&self) -> watch::Receiver<u64> {
-        self.pong.subscribe()
-    }
 }
 
 /// The writing half: bytes of yamux, and pings.
@@ -54,7 +48,7 @@ impl Heard {
 pub(super) struct Writer {
     sink: SplitSink<WebSocket, Message>,
     bytes: mpsc::Receiver<Bytes>,
-    pings: tokio::sync::mpsc::Receiver<u64>,
+    pings: tokio::sync::mpsc::Receiver<()>,
 }
 
 /// The reading half: takes pings and pongs for itself, and passes bytes on. Polled beside yamux and not by it,
@@ -71,7 +65,7 @@ pub(super) struct Parts<T> {
     pub io: T,
     pub reader: Reader,
     pub writer: Writer,
-    pub pings: tokio::sync::mpsc::Sender<u64>,
+    pub pings: tokio::sync::mpsc::Sender<()>,
     pub heard: Arc<Heard>,
 }
 
@@ -96,11 +90,7 @@ impl Reader {
             }
             let bytes = match message {
                 Ok(Message::Binary(bytes)) => Ok(bytes),
-                Ok(Message::Pong(payload)) => {
-                    self.take_pong(&payload);
-                    continue;
-                }
-                Ok(Message::Ping(_)) => continue,
+                Ok(Message::Ping(_) | Message::Pong(_)) => continue,
                 Ok(Message::Close(_)) => return,
                 Ok(Message::Text(_)) => {
                     Err(io::Error::new(io::ErrorKind::InvalidData, "a text message after the hello"))
@@ -110,16 +100,6 @@ impl Reader {
             if self.bytes.feed(bytes).await.is_err() {
                 return;
             }
-        }
-    }
-
-    fn take_pong(&self, payload: &[u8]) {
-        if let Ok(number) = payload.try_into().map(u64::from_be_bytes) {
-            self.heard.pong.send_if_modified(|last| {
-                let newer = number > *last;
-                *last = number.max(*last);
-                newer
-            });
         }
     }
 }
@@ -187,16 +167,17 @@ impl Writer {
         loop {
             let message = tokio::select! {
                 biased;
-                Some(number) = self.pings.recv() => {
-                    Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes()))
-                }
+                Some(()) = self.pings.recv() => Message::Ping(Bytes::new()),
                 bytes = self.bytes.next() => match bytes {
                     Some(bytes) => Message::Binary(bytes),
                     None => return Ok(()),
                 },
             };
             self.sink.feed(message).await?;
-            while let Ok(bytes) = self.bytes.try_recv() {
+            // A ping does not wait for the end of an upload.
+            while self.pings.is_empty()
+                && let Ok(bytes) = self.bytes.try_recv()
+            {
                 self.sink.feed(Message::Binary(bytes)).await?;
             }
             self.sink.flush().await?;

@@ -163,6 +163,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.driven(yamux::Connection::poll_next_inbound).await
     }
 
+    /// Whether the broker has closed it: what fails after that fails because of it.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.between.lock().arrived, Arrived::End)
+    }
+
     /// Says goodbye.
     pub async fn close(&mut self) {
         // Whoever does not hear it will notice.

@@ -17,7 +17,7 @@ use crate::session::process::{Input, Output, Reports};
 use crate::session::terminal::Terminal;
 use crate::session::{Report, Tell};
 use bytes::{Buf as _, Bytes};
-use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, MAX_DATA, Stream};
+use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, MAX_DATA, Stream, merge};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::Received;
 use std::collections::VecDeque;
@@ -39,8 +39,6 @@ const KEEP: usize = 512 * 1024;
 /// Most input of a channel that is held until the process takes it. More than a broker has unacknowledged (`TUNNEL.md`
 /// section 7.2); one that sends more all the same waits at the stream's window.
 const HOLD: usize = 1024 * 1024;
-/// And in so many frames, however small.
-const HOLD_FRAMES: usize = 16 * 1024;
 /// Bytes read from a process, and sent, at once. With what SSH puts around it, one such piece fits into one
 /// packet of 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
 const READ: usize = MAX_DATA - 256;
@@ -464,7 +462,7 @@ impl Inward {
         loop {
             let frame = tokio::select! {
                 () = self.hand_on(counts), if !self.waiting.is_empty() || self.is_to_close() => continue,
-                frame = reader.next(), if self.held < HOLD && self.waiting.len() < HOLD_FRAMES => frame,
+                frame = reader.next(), if self.held < HOLD => frame,
             };
             let frame = match frame {
                 Ok(Some(frame)) => frame,
@@ -479,7 +477,9 @@ impl Inward {
                     self.received += bytes.len() as u64;
                     self.held += bytes.len();
                     // An empty frame is nothing to hand on.
-                    self.waiting.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
+                    if !bytes.is_empty() && !self.waiting.back_mut().is_some_and(|last| merge(last, &bytes)) {
+                        self.waiting.push_back(bytes);
+                    }
                 }
                 // Said again on every stream that the channel goes on on.
                 Frame::Eof { stream: Stream::Data, offset } if offset == self.received => self.ended = true,

@@ -379,11 +379,11 @@ async fn carry(
                         tokio::spawn(channel::serve(stream, Arc::clone(tunnel), lost.clone()));
                     }
                 },
-                Some(Err(error)) => {
+                Some(Err(error)) if !connection.is_closed() => {
                     let half_open = is_half_open(&error);
                     break Err(TunnelError::Lost { why: error.to_string(), half_open });
                 }
-                None => {
+                Some(Err(_)) | None => {
                     break Err(TunnelError::Lost { why: "the broker closed it".to_owned(), half_open: false });
                 }
             },

@@ -7,6 +7,22 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most bytes of a `data` or `stderr` frame.
 pub const MAX_DATA: usize = 32 * 1024;
+/// Up to here a piece of data is put behind the one that waits before it.
+const SMALL: usize = 1024;
+
+/// Puts a small piece of data behind one that waits, if both fit into a frame. Who waits holds bytes then, and
+/// not an entry for each of them, however they were sent.
+pub fn merge(waiting: &mut Bytes, next: &Bytes) -> bool {
+    if next.len() > SMALL || waiting.len() + next.len() > MAX_DATA {
+        return false;
+    }
+    // A piece that is still shared with what it was read from is copied, once.
+    let mut own = std::mem::take(waiting).try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    own.extend_from_slice(next);
+    *waiting = own.freeze();
+    true
+}
+
 /// Largest length field: the `open` frame's.
 pub const MAX_FRAME: usize = 64 * 1024;
 /// Longest message of a `close` frame, in bytes; a longer one is cut when it is sent.
@@ -429,5 +445,25 @@ mod tests {
                 prop_assert_eq!(Frame::decode(&mut wire).unwrap(), Some(frame));
             }
         }
+    }
+
+    #[test]
+    fn small_pieces_that_wait_become_one_and_nothing_is_lost() {
+        let sent: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let mut waiting: Vec<Bytes> = Vec::new();
+        let mut rest = Bytes::from(sent.clone());
+        let mut lengths = [1, 0, 7, SMALL, 1, SMALL + 1, 3, MAX_DATA, 2].into_iter().cycle();
+        while !rest.is_empty() {
+            let next = rest.split_to(lengths.next().unwrap().min(rest.len()));
+            if !waiting.last_mut().is_some_and(|last| merge(last, &next)) {
+                waiting.push(next);
+            }
+        }
+        assert_eq!(waiting.concat(), sent);
+        assert!(waiting.iter().all(|piece| piece.len() <= MAX_DATA));
+        let mut one = Bytes::from_static(b"a");
+        assert!((0..MAX_DATA - 1).all(|_| merge(&mut one, &Bytes::from_static(b"b"))));
+        assert_eq!(one.len(), MAX_DATA);
+        assert!(!merge(&mut one, &Bytes::from_static(b"c")), "no more than a frame");
     }
 }

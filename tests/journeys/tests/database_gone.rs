@@ -129,7 +129,7 @@ fn away<'a>(world: &World, take_away: impl FnOnce() -> Box<dyn FnOnce() + 'a>) {
 }
 
 #[test]
-fn promise_4_access_ends_on_time__also_when_policy_changes_while_the_database_is_away() {
+fn promise_4_access_ends_on_time_also_when_policy_changes_while_the_database_is_away() {
     let cluster = Cluster::start();
     let world = World::start_on(Some(cluster.url()));
     let _device = Device::enrol(&world, "gw-base", "lab");
