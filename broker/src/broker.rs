@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::db::{Db, Tx};
 use crate::device::{EvidenceSigner, HostCertifier, Trust, TrustError};
 use crate::http::Problem;
-use crate::login::limit::Limit;
+use crate::login::limit::Strangers;
 use crate::login::{Login, TokenKey, VerifiedPerson};
 use crate::policy::{self, Action, Permission, Policies, PolicyErrors, PolicyStore, Resource, Subject};
 use crate::recording::{self, Recordings};
@@ -46,8 +46,8 @@ pub struct Broker {
     pub changed_requests: broadcast::Sender<RequestId>,
     /// The SSH port that clients see, known once the gateway listens.
     pub ssh_port: std::sync::OnceLock<u16>,
-    /// How often a network of strangers who ask for SSH over HTTPS gets into the audit log.
-    pub ssh_strangers: Limit,
+    /// How many strangers whom the gateway refuses get into the audit log.
+    pub strangers: Strangers,
     /// Everything that runs for sessions; waited for when the broker stops.
     pub tasks: TaskTracker,
     /// Cancelled when the broker is asked to stop.
@@ -146,7 +146,7 @@ impl Ctx {
             tunnel_server,
             changed_requests: broadcast::channel(1024).0,
             ssh_port: std::sync::OnceLock::new(),
-            ssh_strangers: Limit::new(20, Duration::from_mins(1)),
+            strangers: Strangers::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))

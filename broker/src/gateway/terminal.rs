@@ -120,8 +120,32 @@ impl<'t> Terminal<'t> {
                 Some(message) => self.take(&message),
             }
             if std::mem::take(&mut self.keyboard.keys).contains(&Key::Interrupt) {
+                self.wipe().await;
                 return Left::Interrupted;
             }
+        }
+    }
+
+    /// Drops what was typed so far, and what is still on its way of a paste: it was not typed for the device.
+    pub async fn forget(&mut self) -> Result<(), Left> {
+        let longest = Instant::now() + 10 * SETTLES;
+        loop {
+            let quiet = (Instant::now() + SETTLES).min(longest);
+            match timeout_at(quiet, self.input.recv()).await {
+                Err(_) => break,
+                Ok(None | Some(FromEngineer::Eof)) => return Err(Left::Gone),
+                Ok(Some(message)) => self.take(&message),
+            }
+        }
+        let typed = std::mem::take(&mut self.keyboard.keys);
+        if typed.contains(&Key::Interrupt) { Err(Left::Interrupted) } else { Ok(()) }
+    }
+
+    /// Wipes the line that is drawn over.
+    async fn wipe(&mut self) {
+        if !std::mem::take(&mut self.status).is_empty() {
+            // Best effort: who is gone sees no line.
+            let _ = self.put(ERASE_LINE.to_owned()).await;
         }
     }
 

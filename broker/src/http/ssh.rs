@@ -7,7 +7,6 @@ use super::parameters::Path;
 use crate::broker::Ctx;
 use crate::gateway::{Caller, Entrance, NotLetIn};
 use crate::login::TokenCaller;
-use crate::login::limit::network;
 use crate::session::GatewayDoor;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::ws::WebSocketUpgrade;
@@ -46,9 +45,8 @@ async fn ssh(
     let person = match caller {
         Ok(TokenCaller(person)) => person,
         Err(problem) => {
-            // On record as on the SSH port; but asking here costs a stranger next to nothing.
-            let first = ctx.ssh_strangers.allow(&ctx.clock, &network(facts.peer.ip()));
-            if first && problem.body().status == StatusCode::UNAUTHORIZED.as_u16() {
+            // On record as on the SSH port.
+            if problem.body().status == StatusCode::UNAUTHORIZED.as_u16() {
                 let host = host.as_ref().map_or("", |Path(host)| host.as_str());
                 let why = problem.body().detail.as_deref().unwrap_or_default();
                 entrance.stranger(facts.peer, host, why).await;
@@ -67,7 +65,7 @@ async fn ssh(
         let detail = format!("The WebSocket subprotocol {SSH_PROTOCOL} was not offered.");
         return Err(Problem::bad_request("websocket_subprotocol", detail));
     }
-    let caller = Caller { person, source: facts.peer, tls: facts.group };
+    let caller = Caller { person: Arrived::by_token(person), source: facts.peer, tls: facts.group };
     match entrance.ask(caller, &host).await {
         Ok(ticket) => Ok(upgrade.on_upgrade(move |socket| async move { ticket.enter(socket) })),
         Err(NotLetIn::NotADevice(refusal)) => {

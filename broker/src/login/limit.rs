@@ -50,6 +50,28 @@ impl Limit {
     }
 }
 
+/// How many refusals of strangers go into the audit log: of each network, and of all together.
+#[derive(Debug)]
+pub struct Strangers {
+    each: Limit,
+    all: Limit,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        let minute = Duration::from_mins(1);
+        Self { each: Limit::new(20, minute), all: Limit::new(120, minute) }
+    }
+}
+
+impl Strangers {
+    /// Counts one more of this address.
+    #[must_use]
+    pub fn may_enter(&self, clock: &Clock, source: IpAddr) -> bool {
+        self.each.allow(clock, &network(source)) && self.all.allow(clock, "all")
+    }
+}
+
 /// Whom an address counts as: an IPv6 network of 64 bits is one customer.
 pub fn network(address: IpAddr) -> String {
     match address.to_canonical() {
@@ -75,6 +97,19 @@ mod tests {
         assert!(limit.allow(&clock, "b"));
         clock.set(Timestamp(60_000));
         assert!(limit.allow(&clock, "a"));
+    }
+
+    #[test]
+    fn strangers_of_one_network_and_of_many_do_not_fill_the_log() {
+        let clock = Clock::fixed(Timestamp(0));
+        let strangers = Strangers::default();
+        let entered = |from: u32, to: u32, clock: &Clock| {
+            (from..to).filter(|n| strangers.may_enter(clock, IpAddr::from([10, 0, 0, u8::try_from(*n).unwrap()]))).count()
+        };
+        assert_eq!((0..1000).filter(|_| strangers.may_enter(&clock, [192, 0, 2, 1].into())).count(), 20);
+        assert_eq!(entered(0, 250, &clock), 100, "with those of before, as many as of all");
+        clock.set(Timestamp(60_000));
+        assert_eq!(entered(0, 3, &clock), 3);
     }
 
     #[test]

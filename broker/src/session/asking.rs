@@ -191,6 +191,7 @@ async fn answered(
         let line = match view::shown_by_id(ctx, person, id).await {
             Ok(request) => {
                 if judged(&request)? {
+                    terminal.forget().await.map_err(|left| stays(id, left))?;
                     return terminal.say(&said::granted(&request)).await.map_err(|left| stays(id, left));
                 }
                 lapses_at = request.lapses_at;
@@ -206,7 +207,8 @@ async fn answered(
             if told.is_empty()
                 && let Ok(page) = ctx.config.https.url.join(&format!("requests/{id}"))
             {
-                terminal.say(&format!("it is answered at {page}")).await.map_err(|left| stays(id, left))?;
+                let at = format!("it is answered at {page}; Ctrl-C leaves, and the request stays");
+                terminal.say(&at).await.map_err(|left| stays(id, left))?;
             }
             told = line;
         }
@@ -217,8 +219,8 @@ async fn answered(
                 () = &mut changed => break,
                 _ = second.tick() => {
                     let now = ctx.clock.now();
-                    let times = said::waited(since.until(now).as_secs(), now.until(lapses_at).as_secs());
-                    let status = format!("{times} · Ctrl-C leaves, and the request stays");
+                    // Short, because a line that wraps cannot be drawn over.
+                    let status = said::waited(since.until(now).as_secs(), now.until(lapses_at).as_secs());
                     terminal.draw(&status).await.map_err(|left| stays(id, left))?;
                 }
                 left = terminal.left() => return Err(stays(id, left)),

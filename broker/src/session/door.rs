@@ -15,7 +15,7 @@ use crate::session::wire::EngineerChannel;
 use crate::tunnel::OpenError;
 use async_trait::async_trait;
 use daypass_protocol::api::EndReason;
-use daypass_protocol::certificate::{self, Expectation};
+use daypass_protocol::certificate::{self, Expectation, Verified};
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey};
 use daypass_protocol::time::Timestamp;
@@ -46,15 +46,55 @@ impl GatewayDoor {
     }
 }
 
+/// Somebody on a connection of the gateway: who they were when it began, and what proves whether they still are.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    person: VerifiedPerson,
+    /// `None` for who came with an access token: that lets in to say SSH, where a certificate is asked for.
+    certificate: Option<Verified>,
+}
+
+impl Arrived {
+    pub fn by_token(person: VerifiedPerson) -> Self {
+        Self { person, certificate: None }
+    }
+}
+
+impl GatewayDoor {
+    /// Who arrived, as they are now: connections live for hours, and meanwhile certificates end, people sign out
+    /// and change their teams.
+    async fn still(&self, arrived: &Arrived) -> Result<VerifiedPerson, Refusal> {
+        match &arrived.certificate {
+            Some(certificate) => self.present(certificate).await,
+            None => Err(Refusal::new("an access token opens no session")),
+        }
+    }
+
+    async fn present(&self, certificate: &Verified) -> Result<VerifiedPerson, Refusal> {
+        let now = self.ctx.clock.now();
+        login::from_identity_certificate(&self.ctx.db, certificate, now).await.map_err(|error| match error {
+            login::Error::NotSignedIn(why) => {
+                tracing::info!(%why, "a sign-in is not valid any more");
+                Refusal::new("your sign-in is not valid any more").hint("run: daypass login")
+            }
+            error => {
+                tracing::error!(%error, "a sign-in could not be checked");
+                Refusal::new("the broker cannot check your sign-in now; the cause is in its log")
+                    .hint("try again in a moment")
+            }
+        })
+    }
+}
+
 #[async_trait]
 impl Door for GatewayDoor {
-    type Person = VerifiedPerson;
+    type Person = Arrived;
 
     async fn authenticate(
         &self,
         certificate: &Certificate,
         source: SocketAddr,
-    ) -> Result<VerifiedPerson, NotAuthenticated> {
+    ) -> Result<Arrived, NotAuthenticated> {
         let now = self.ctx.clock.now();
         let cas = [self.ctx.keys.identity.public_key().clone()];
         let verified = certificate::verify(
@@ -83,16 +123,13 @@ impl Door for GatewayDoor {
                 });
             }
         };
-        login::from_identity_certificate(&self.ctx.db, &verified, now).await.map_err(|error| {
-            tracing::warn!(%source, cause = %error, "an identity certificate was refused");
-            NotAuthenticated::Known(match error {
-                login::Error::NotSignedIn(_) => {
-                    Refusal::new("your sign-in is not valid any more").hint("run: daypass login")
-                }
-                _ => Refusal::new("the broker cannot check your sign-in now; the cause is in its log")
-                    .hint("try again in a moment"),
-            })
-        })
+        match self.present(&verified).await {
+            Ok(person) => Ok(Arrived { person, certificate: Some(verified) }),
+            Err(refusal) => {
+                tracing::warn!(%source, cause = %refusal.message, "an identity certificate was refused");
+                Err(NotAuthenticated::Known(refusal))
+            }
+        }
     }
 
     async fn bare_key(&self, key: &PublicKey) -> Option<Refusal> {
@@ -119,8 +156,8 @@ impl Door for GatewayDoor {
         })
     }
 
-    fn same_person(&self, a: &VerifiedPerson, b: &VerifiedPerson) -> bool {
-        a.id() == b.id()
+    fn same_person(&self, a: &Arrived, b: &Arrived) -> bool {
+        a.person.id() == b.person.id()
     }
 
     async fn host_identity(&self, device: &DeviceId) -> Result<HostIdentity, Refusal> {
@@ -157,17 +194,18 @@ impl Door for GatewayDoor {
 
     async fn begin(
         &self,
-        person: &VerifiedPerson,
+        arrived: &Arrived,
         device: &DeviceId,
         login: &Login,
         first: &OpenKind,
         client: gateway::Client,
     ) -> Result<Arc<dyn SessionDoor>, Refusal> {
+        let person = self.still(arrived).await?;
         let kex = [client.kex, client.outer_kex].into_iter().flatten().collect::<Vec<_>>().join(" via ");
         let client = Client { address: client.address, version: client.version, kex };
         // In a task of its own: an engineer who leaves half-way must not leave half a session. What it made
         // is then dropped, and with it the session ends.
-        let (ctx, person, device, login) = (self.ctx.clone(), person.clone(), device.clone(), login.clone());
+        let (ctx, device, login) = (self.ctx.clone(), device.clone(), login.clone());
         let first = first.clone();
         let opening = self.ctx.tasks.spawn(async move {
             let opened = open(&ctx, &person, &device, &login, &first, &client).await?;
@@ -189,22 +227,30 @@ impl Door for GatewayDoor {
 
     async fn ask(
         &self,
-        person: &VerifiedPerson,
+        arrived: &Arrived,
         wanted: Wanted<'_>,
         refused: &Refusal,
         terminal: &mut Terminal<'_>,
     ) -> Result<(), NotGranted> {
-        asking::ask(&self.ctx, person, wanted, refused, terminal).await
+        let person = self.still(arrived).await.map_err(NotGranted::Refused)?;
+        asking::ask(&self.ctx, &person, wanted, refused, terminal).await
     }
 
-    async fn refused(&self, person: Option<&VerifiedPerson>, refused: Refused) {
-        let actor =
-            person.map_or_else(|| Actor::Stranger(refused.source.ip().to_string()), VerifiedPerson::actor);
+    async fn refused(&self, arrived: Option<&Arrived>, refused: Refused) {
+        metrics::counter!("daypass_gateway_refused_total", "what" => refused.kind.as_str()).increment(1);
+        let actor = match arrived {
+            Some(arrived) => arrived.person.actor(),
+            // Whoever proves nothing must not be able to fill the audit log. The rest is in the program's.
+            None if !self.ctx.strangers.may_enter(&self.ctx.clock, refused.source.ip()) => {
+                tracing::debug!(source = %refused.source, what = refused.kind.as_str(), "one more stranger was refused");
+                return;
+            }
+            None => Actor::Stranger(refused.source.ip().to_string()),
+        };
         let mut event = Event::new(Kind::GatewayRefused, actor).detail(serde_json::json!({
             "what": refused.kind.as_str(), "message": refused.message, "source": refused.source.to_string(),
         }));
         event.device = refused.device;
-        metrics::counter!("daypass_gateway_refused_total", "what" => refused.kind.as_str()).increment(1);
         if let Err(error) = audit::note(&self.ctx.db, self.ctx.clock.now(), event).await {
             tracing::error!(%error, "a refusal of the gateway could not be entered in the audit log");
         }
