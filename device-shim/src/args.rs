@@ -42,8 +42,12 @@ Configuration (every key may be left out):
   proxy = \"http://[user:password@]host:port\"   an HTTP proxy that takes CONNECT
   state_dir = \"/var/lib/daypass\"
   shell = \"/bin/sh\"            instead of the shell in the password file
+  sftp_server = \"/usr/lib/openssh/sftp-server\"   instead of the places where it usually is
+  forward = [\"loopback\"]       where forwards may lead at all; [] for nowhere
+  ssh_ports = [2222]           of the device's own SSH besides 22: no forward leads there
   max_channels = 31            how many may be open at once
   keepalive_s = 240            shortens by itself when idle links drop
+  resume_grace_s = 120         how long sessions wait for a lost connection to come back
   reconnect_first_ms = 1000, reconnect_max_s = 300
 
 Exit status: 0 done, stopped or retired; 1 it failed; 2 the command line or the

@@ -33,17 +33,36 @@ pub fn waited(waited_s: u64, left_s: u64) -> String {
     format!("waiting {} · lapses in {}", spoken(waited_s), spoken(left_s))
 }
 
-pub fn joins_pending(id: &RequestId) -> String {
-    format!("{id} for this is already waiting.")
+/// Somebody who asks again joins what they asked before: with the reason of then.
+pub fn joins_pending(id: &RequestId, reason: &str) -> String {
+    format!(
+        "{id} for this is already waiting, for the reason \"{}\". To ask anew: daypass cancel {id}",
+        shown(reason)
+    )
 }
 
+/// What was granted: where it is less than was asked for, that too, and what the approvers said.
 pub fn granted(request: &Request) -> String {
-    let left = request
-        .grant
-        .as_ref()
-        .map(|grant| format!(" for {}", spoken(grant.starts_at.until(grant.ends_at).as_secs())))
-        .unwrap_or_default();
-    format!("{} is granted{left}.", request.id)
+    let Some(grant) = &request.grant else { return format!("{} is granted.", request.id) };
+    let window = grant.starts_at.until(grant.ends_at).as_secs();
+    // Certificates end at whole seconds.
+    let shorter = if window + 1 < request.duration_s {
+        format!(" instead of {}", spoken(request.duration_s))
+    } else {
+        String::new()
+    };
+    let narrower = if grant.channels == request.channels {
+        String::new()
+    } else {
+        format!(", with {} only", grant.channels)
+    };
+    let mut said = format!("{} is granted for {}{shorter}{narrower}.", request.id, spoken(window));
+    for given in &request.answers {
+        if given.verdict == Verdict::Approve && given.comment.is_some() {
+            said = format!("{said} It was {}.", answer(given));
+        }
+    }
+    said
 }
 
 /// How somebody answered.

@@ -7,11 +7,11 @@ use super::parameters::Path;
 use crate::broker::Ctx;
 use crate::gateway::{Caller, Entrance, NotLetIn};
 use crate::login::TokenCaller;
-use crate::session::GatewayDoor;
+use crate::session::{Arrived, GatewayDoor};
+use axum::extract::Extension;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use daypass_protocol::api::{SSH_MESSAGE, SSH_PROTOCOL};
@@ -31,7 +31,6 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
     responses((status = 101, description = "The WebSocket is open, and the server's SSH identification comes first"),
         (status = 400), (status = 401), (status = 426), (status = 503)))]
 async fn ssh(
-    State(ctx): State<Ctx>,
     Extension(entrance): Extension<Entrance<GatewayDoor>>,
     facts: Facts,
     caller: Result<TokenCaller, Problem>,

@@ -104,7 +104,9 @@ mod tests {
         let clock = Clock::fixed(Timestamp(0));
         let strangers = Strangers::default();
         let entered = |from: u32, to: u32, clock: &Clock| {
-            (from..to).filter(|n| strangers.may_enter(clock, IpAddr::from([10, 0, 0, u8::try_from(*n).unwrap()]))).count()
+            (from..to)
+                .filter(|n| strangers.may_enter(clock, IpAddr::from([10, 0, 0, u8::try_from(*n).unwrap()])))
+                .count()
         };
         assert_eq!((0..1000).filter(|_| strangers.may_enter(&clock, [192, 0, 2, 1].into())).count(), 20);
         assert_eq!(entered(0, 250, &clock), 100, "with those of before, as many as of all");

@@ -18,7 +18,7 @@ mod permit;
 pub mod store;
 pub mod wire;
 
-pub use door::GatewayDoor;
+pub use door::{Arrived, GatewayDoor};
 pub(crate) use open::still_allowed;
 pub use open::{Client, OpenRefused, open};
 pub use permit::Permit;

@@ -149,7 +149,7 @@ async fn raise(
             && request.emergency == args.ask.emergency
     });
     if let Some(request) = waiting {
-        context.ui.note(&said::joins_pending(&request.id));
+        context.ui.note(&said::joins_pending(&request.id, &request.reason));
         return Ok(request.clone());
     }
     let device = args.device.device.clone();

@@ -148,7 +148,7 @@ fn indented<'t>(lines: impl Iterator<Item = &'t str>) -> String {
 }
 
 pub fn set_up(login: &str, suffix: &str) -> String {
-    format!("Now `ssh {login}@DEVICE.{suffix}` works while you have a grant for it.")
+    format!("Now `ssh {login}@DEVICE.{suffix}` works: with a grant at once, and without one it asks for it.")
 }
 
 /// Said before ssh itself says that it fails.

@@ -47,8 +47,9 @@ fn the_reason_is_asked_at_the_prompt_and_the_shell_comes_with_the_approval() {
     let id = request["id"].as_str().unwrap();
     world.audited("request.asked", &[id, "gw-ask"]);
 
-    let _ = world.cli("approver", &["approve", id, "--for", "10m"]).ok();
-    ssh.complains("is granted for 10m.");
+    let _ = world.cli("approver", &["approve", id, "--for", "10m", "--comment", "call me before"]).ok();
+    ssh.complains("is granted for 10m instead of 30m. It was approved by ");
+    ssh.complains(": call me before.");
     ssh.send(b"echo in-$((20 + 1)); exit 3\n");
     ssh.shows("in-21");
     let done = ssh.finish().with(3);
@@ -100,6 +101,28 @@ fn promise_1_no_grant_no_bytes__what_is_typed_before_the_grant_reaches_no_device
     ssh.send(b"after the grant\r\x04");
     let done = ssh.ends().ok();
     assert!(done.out().contains("after the grant") && !done.out().contains("ahead"), "{done}");
+}
+
+#[test]
+fn promise_1_no_grant_no_bytes__the_rest_of_a_pasted_reason_is_not_typed_on_the_device() {
+    let world = World::shared();
+    // Granted at once: the rest of the paste comes while that is decided.
+    let device = Device::enrol(&world, "gw-paste", "lab");
+    let mut ssh = at_a_terminal(&world, "gw-paste", &[], &["cat"]);
+    ssh.complains("say what for:");
+    ssh.send(b"the first line\r");
+    for line in 0..20 {
+        ssh.send(format!("pasted {line}\r").as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    ssh.complains("is granted");
+    until("the command to run", || device.journal().contains("\"opened\""));
+    ssh.send(b"after the grant\r\x04");
+    let done = ssh.ends().ok();
+    assert!(done.out().contains("after the grant") && !done.out().contains("pasted"), "{done}");
+    let asked = world.json("engineer", &["requests", "--mine"]);
+    let asked = asked.as_array().unwrap().iter().find(|request| request["device"] == "gw-paste").unwrap();
+    assert_eq!(asked["reason"], "the first line");
 }
 
 #[test]

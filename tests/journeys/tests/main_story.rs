@@ -38,7 +38,7 @@ fn story(world: &World) {
     waiting.send(b"to the end of input\n");
     let done = waiting.finish().with(7);
     assert_eq!(done.out(), "to the end of input\n", "standard output is apart: {done}");
-    done.says("is granted for 10m.").says("apart\n");
+    done.says("is granted for 10m instead of 30m.").says("apart\n");
     let granted = world.json("engineer", &["requests", "--mine", "--state", "granted"]);
     let grant =
         &granted.as_array().unwrap().iter().find(|one| one["id"] == request.as_str()).unwrap()["grant"];

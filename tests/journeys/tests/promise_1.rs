@@ -7,7 +7,7 @@
     reason = "tests, named for their promise"
 )]
 
-use journeys::{Device, Program, World};
+use journeys::{Device, Program, World, until};
 use std::process::Command;
 
 #[test]
@@ -167,4 +167,23 @@ fn promise_1_no_grant_no_bytes__a_grant_for_commands_opens_no_shell() {
     assert!(!shell.out().contains("reached"), "{shell}");
     assert_eq!(device.journal(), "", "nothing reached the device");
     assert_eq!(world.ssh(&["diag@gw-exec.daypass", "echo allowed"]).ok().out(), "allowed\n");
+}
+
+#[test]
+fn promise_1_no_grant_no_bytes__a_connection_of_somebody_who_has_signed_out_begins_no_session() {
+    let world = World::start();
+    let device = Device::enrol(&world, "gw-left", "lab");
+    world.ask("gw-left", "10m");
+    let socket = world.dir().join("left.sock");
+    let control = format!("ControlPath={}", socket.display());
+    let target = "diag@gw-left.daypass";
+    // Proven, and nothing begun yet.
+    let mut master = Program::start(world.ssh_command(&["-M", "-N", "-o", &control, target]));
+    until("the connection", || socket.exists());
+    let _ = world.cli("engineer", &["logout"]).ok();
+    let done = world.ssh(&["-o", &control, target, "echo reached"]).with(255);
+    assert_eq!(done.out(), "", "{done}");
+    done.says("your sign-in is not valid any more").says("daypass login");
+    assert!(master.is_running());
+    assert_eq!(device.journal(), "", "nothing reached the device");
 }
