@@ -73,6 +73,8 @@ pub enum Verb {
     Sessions(SessionsArgs),
     /// Replay a session's recording
     Play(PlayArgs),
+    /// Show the terminal of a running session, from its start on and as it goes on
+    Watch(WatchArgs),
     /// End a running session
     End {
         #[arg(value_name = "S-…")]
@@ -287,6 +289,15 @@ pub struct PlayArgs {
     /// Write the recording as it is stored
     #[arg(long)]
     pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    #[arg(value_name = "S-…")]
+    pub session: SessionId,
+    /// Which channel of the session; without it the first terminal that is open, or that opens
+    #[arg(long, value_name = "N")]
+    pub channel: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -86,6 +86,10 @@ pub enum Failure {
         channels: Vec<u32>,
     },
     RawToTerminal,
+    /// The right to watch a session ended before the session did.
+    NoLongerWatched(SessionId),
+    /// The broker could not show on what a session does.
+    NotShown(SessionId),
     Output(io::Error),
     Random,
 }

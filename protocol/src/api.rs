@@ -464,6 +464,34 @@ body! {
 }
 
 body! {
+    /// The last line of a session that is watched: what ended, and why.
+    pub struct WatchEnd {
+        pub ended: WatchEnded,
+        /// Of a session that ended.
+        pub reason: Option<EndReason>,
+        pub detail: Option<String>,
+        /// The channel that was shown, and how many bytes of its recording: where to go on from.
+        pub channel: Option<u32>,
+        pub next: u64,
+    }
+}
+
+body! {
+    /// What ended for somebody who watches a session.
+    pub enum WatchEnded {
+        Session,
+        /// The terminal was closed; the session goes on.
+        Terminal,
+        /// The watcher's proof of who they are; with a new one the watching can go on.
+        SignIn,
+        /// The watcher's right to watch.
+        Right,
+        /// The broker could not read on; the cause is in its log.
+        Failed,
+    }
+}
+
+body! {
     pub enum RecordingKind {
         /// asciicast v2, one per PTY channel.
         Asciicast,

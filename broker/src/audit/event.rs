@@ -72,6 +72,8 @@ kinds! {
     SessionRefused = "session.refused",
     /// The device's connection is lost, and the session waits for it.
     SessionWaiting = "session.waiting",
+    /// Somebody watches a session while it runs.
+    SessionWatched = "session.watched",
     SessionResumed = "session.resumed",
     SessionEnded = "session.ended",
     SessionInterrupted = "session.interrupted",

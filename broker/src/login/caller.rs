@@ -5,7 +5,7 @@ use crate::http::Problem;
 use crate::random;
 use axum::extract::{ConnectInfo, FromRef, FromRequestParts};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Request, header};
 use axum_extra::extract::CookieJar;
 use std::net::{IpAddr, SocketAddr};
 use subtle::ConstantTimeEq as _;
@@ -24,6 +24,44 @@ pub struct Caller(pub VerifiedPerson);
 /// browser's cookies may go with it.
 #[derive(Clone, Debug)]
 pub struct TokenCaller(pub VerifiedPerson);
+
+/// As [`Caller`], for an answer that lasts: whether the proof still holds can be asked again.
+#[derive(Clone, Debug)]
+pub struct LastingCaller {
+    pub person: VerifiedPerson,
+    proof: Parts,
+}
+
+impl LastingCaller {
+    /// The person of the same proof, as of now; the token may have ended, or the sign-in.
+    pub async fn again<S: Send + Sync>(&self, state: &S) -> Result<VerifiedPerson, Problem>
+    where
+        Login: FromRef<S>,
+    {
+        let mut proof = self.proof.clone();
+        Ok(Caller::from_request_parts(&mut proof, state).await?.0)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for LastingCaller
+where
+    Login: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Caller(person) = Caller::from_request_parts(parts, state).await?;
+        // What the server put beside the request, its connection among it, is not kept.
+        let mut proof = Request::new(()).into_parts().0;
+        proof.method = parts.method.clone();
+        for name in [header::AUTHORIZATION, header::COOKIE] {
+            for value in parts.headers.get_all(&name) {
+                proof.headers.append(&name, value.clone());
+            }
+        }
+        Ok(Self { person, proof })
+    }
+}
 
 /// The person who calls, by browser session only: for what a stolen access token must not do.
 #[derive(Clone, Debug)]

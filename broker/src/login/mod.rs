@@ -22,7 +22,7 @@ pub mod testing;
 mod tests;
 mod token;
 
-pub use caller::{BrowserCaller, Caller, ClientAddress, TokenCaller};
+pub use caller::{BrowserCaller, Caller, ClientAddress, LastingCaller, TokenCaller};
 pub use config::{CLIENT_SECRET_VARIABLE, ConfigFault, LoginConfig, LoginSettings, Secret};
 pub use fetch::FetchError;
 pub use person::VerifiedPerson;

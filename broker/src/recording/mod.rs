@@ -14,6 +14,7 @@ mod output;
 mod read;
 mod recorder;
 mod retention;
+mod screen;
 mod seal;
 pub mod sftp;
 pub mod store;
@@ -28,6 +29,7 @@ pub use error::RecordError;
 pub use event::{Command, SessionEvent};
 pub use read::{Content, ReadError, content_type, read};
 pub use recorder::{ChannelFacts, ChannelRecorder, Recorder};
+pub use screen::{Next, Screens, Tail};
 pub use seal::Pending;
 pub use tap::NotPassed;
 
@@ -127,10 +129,11 @@ impl Recordings {
             grown: Notify::new(),
             much: self.inner.limits.seal_bytes,
         });
-        let commands = writer::start(growth.clone(), most).map_err(RecordError::starting)?;
+        let screens = Screens::default();
+        let commands = writer::start(growth.clone(), screens.clone(), most).map_err(RecordError::starting)?;
         let sealer = seal::Sealer::new(self.inner.clone(), facts.clone(), folder, commands, growth);
         self.inner.tasks.spawn(sealer.clone().run());
-        Recorder::begin(sealer, facts).await
+        Recorder::begin(sealer, screens, facts).await
     }
 
     /// Bytes free on the recordings' disk; an error when they are too few for a new session.

@@ -2,6 +2,7 @@
 
 use super::event::{Command as CommandText, SessionEvent};
 use super::output::OutputStream;
+use super::screen::Screens;
 use super::seal::{Pending, Sealer};
 use super::sftp::{Passed, Side};
 use super::tap::{NotPassed, Tap};
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Recorder {
     sealer: Arc<Sealer>,
+    screens: Screens,
     /// Left without `close`, the session was dropped half-way; its recordings say so.
     closed: bool,
 }
@@ -36,9 +38,13 @@ pub struct ChannelFacts {
 }
 
 impl Recorder {
-    pub(super) async fn begin(sealer: Arc<Sealer>, facts: &SessionFacts) -> Result<Self, RecordError> {
+    pub(super) async fn begin(
+        sealer: Arc<Sealer>,
+        screens: Screens,
+        facts: &SessionFacts,
+    ) -> Result<Self, RecordError> {
         sealer.open(0, RecordingKind::Events, None, "events.ndjson", Start::Events).await?;
-        let recorder = Self { sealer, closed: false };
+        let recorder = Self { sealer, screens, closed: false };
         recorder
             .event(&SessionEvent::SessionOpened {
                 session: facts.session.to_string(),
@@ -51,6 +57,11 @@ impl Recorder {
             })
             .await?;
         Ok(recorder)
+    }
+
+    /// The terminals of this session, for whoever watches it.
+    pub fn screens(&self) -> Screens {
+        self.screens.clone()
     }
 
     /// Writes one line of the events file.

@@ -7,6 +7,7 @@ use super::RecordError;
 use super::asciicast::Encoder;
 use super::event::{Line, SessionEvent};
 use super::output::{self, OutputStream};
+use super::screen::Screens;
 use bytes::Bytes;
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::open::Pty;
@@ -135,6 +136,7 @@ struct Writer {
     buffer: Vec<u8>,
     began: Instant,
     growth: Arc<Growth>,
+    screens: Screens,
     /// Bytes of output that may still be written.
     left: Option<Left>,
     /// After one failure nothing is written any more: what is behind a torn piece would be no evidence.
@@ -149,7 +151,11 @@ fn write_line(at: std::time::Duration, event: &SessionEvent, into: &mut Vec<u8>)
 }
 
 /// Starts the thread; it ends when the last sender is gone.
-pub(super) fn start(growth: Arc<Growth>, most: Option<u64>) -> io::Result<mpsc::Sender<Command>> {
+pub(super) fn start(
+    growth: Arc<Growth>,
+    screens: Screens,
+    most: Option<u64>,
+) -> io::Result<mpsc::Sender<Command>> {
     let (sender, mut commands) = mpsc::channel(QUEUE);
     std::thread::Builder::new().name("recorder".to_owned()).spawn(move || {
         let mut writer = Writer {
@@ -157,6 +163,7 @@ pub(super) fn start(growth: Arc<Growth>, most: Option<u64>) -> io::Result<mpsc::
             buffer: Vec::new(),
             began: Instant::now(),
             growth,
+            screens,
             left: most.map(|most| Left { bytes: most, most }),
             failed: None,
         };
@@ -226,6 +233,9 @@ impl Writer {
         }
         track.took(&self.buffer);
         self.growth.add(track.bytes);
+        if matches!(track.format, Format::Asciicast(_)) {
+            self.screens.begin(number, path, track.bytes);
+        }
         self.tracks.insert(number, track);
         Ok(())
     }
@@ -293,6 +303,9 @@ impl Writer {
         }
         let _ = done.send(Ok(()));
         track.took(&self.buffer);
+        if matches!(track.format, Format::Asciicast(_)) {
+            self.screens.grew(number, track.bytes);
+        }
         self.growth.add(self.buffer.len() as u64);
         if self.buffer.capacity() > KEEP_BUFFER {
             self.buffer = Vec::new();
@@ -332,6 +345,7 @@ impl Writer {
                 return Err(self.fail(RecordError::writing(error)));
             }
             track.took(&self.buffer);
+            self.screens.end(number);
         }
         Ok(track.snapshot(number))
     }
@@ -350,6 +364,7 @@ mod tests {
             buffer: Vec::new(),
             began: Instant::now(),
             growth: Arc::new(growth),
+            screens: Screens::default(),
             left: None,
             failed: None,
         };

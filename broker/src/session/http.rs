@@ -1,6 +1,6 @@
 //! Sessions over HTTP: lists, one, its recordings, and ending it.
 
-use super::{End, store};
+use super::{End, store, watch};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
 use crate::http::Problem;
@@ -30,12 +30,13 @@ pub fn routes() -> OpenApiRouter<Ctx> {
         .routes(routes!(show))
         .routes(routes!(end))
         .routes(routes!(recording))
+        .routes(routes!(watch::live))
 }
 
 const PAGE: usize = 50;
 const LOOKED_AT: usize = 2000;
 
-fn no_such(id: &SessionId) -> Problem {
+pub(super) fn no_such(id: &SessionId) -> Problem {
     Problem::not_found(format!("There is no session {id} that you may see."))
 }
 
@@ -48,7 +49,7 @@ async fn facts(conn: &mut AnyConnection, session: &Session) -> Result<Option<Ses
 }
 
 /// A session for somebody who may read it; for anybody else it does not exist.
-async fn readable(
+pub(super) async fn readable(
     ctx: &Ctx,
     person: &VerifiedPerson,
     id: &SessionId,

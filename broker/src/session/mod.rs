@@ -16,15 +16,18 @@ mod join;
 mod open;
 mod permit;
 pub mod store;
+#[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
+mod watch;
 pub mod wire;
 
 pub use door::{Arrived, GatewayDoor};
 pub(crate) use open::still_allowed;
 pub use open::{Client, OpenRefused, open};
 pub use permit::Permit;
+pub use watch::Watchers;
 
 use crate::policy::SessionLimits;
-use crate::recording::RecordError;
+use crate::recording::{RecordError, Screens};
 use crate::request::Scope;
 use activity::Activity;
 use daypass_protocol::api::EndReason;
@@ -32,8 +35,9 @@ use daypass_protocol::ids::{DeviceId, Login, PersonId, RequestId, SessionId};
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::frame::CloseCode;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{broadcast, watch};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::broadcast;
+use tokio::sync::watch::Sender as Told;
 
 /// Why a session ends: for the record, and in words for both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +116,9 @@ pub struct Live {
     /// Hash of the policies that allowed it last.
     allowed_by: Mutex<Option<String>>,
     activity: Activity,
-    end: watch::Sender<Option<End>>,
+    /// What its recorder says of its terminals, once there is one.
+    screens: OnceLock<Screens>,
+    end: Told<Option<End>>,
     notices: broadcast::Sender<String>,
     /// For channels without a terminal.
     alarms: broadcast::Sender<String>,
@@ -131,7 +137,8 @@ impl Live {
             limits: permit.limits,
             allowed_by: Mutex::new(Some(permit.policy_set.clone())),
             activity: Activity::default(),
-            end: watch::Sender::new(None),
+            screens: OnceLock::new(),
+            end: Told::new(None),
             notices: broadcast::channel(8).0,
             alarms: broadcast::channel(8).0,
         }

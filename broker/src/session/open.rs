@@ -298,6 +298,8 @@ async fn begin(
         store::finish(ctx, &live, &end).await;
         return Err(OpenRefused::Failed);
     }
+    // Nothing else sets it.
+    let _ = live.screens.set(recorder.screens());
     ctx.sessions.add(live.clone(), place);
     Ok(Opened { live, tunnel, certificate, key, recorder })
 }

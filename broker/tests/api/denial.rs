@@ -48,6 +48,7 @@ const TABLE: &[(&str, [u16; 7])] = &[
     ("GET /v1/sessions/{id}", [401, 404, 200, 404, 404, 200, 200]),
     // 409: they may, and it is over already.
     ("POST /v1/sessions/{id}/end", [401, 404, 409, 404, 404, 409, 409]),
+    ("GET /v1/sessions/{id}/live", [401, 404, 409, 404, 404, 409, 403]),
     ("GET /v1/sessions/{id}/recordings/{number}", [401, 404, 200, 404, 404, 200, 403]),
     // The way to SSH's own proof, which asks everybody for a grant: as open as the SSH port.
     ("GET /v1/ssh/{host}", [401, 101, 101, 101, 101, 101, 101]),

@@ -43,30 +43,52 @@ impl Drop for Restored {
     }
 }
 
+/// What a recording shows, in this terminal, which is put back at the end; elsewhere as text.
+pub struct Screen {
+    ui: Ui,
+    filter: Filter,
+    _restored: Option<Restored>,
+}
+
+impl Screen {
+    /// Of a recording that begins with this line.
+    pub fn begin(header: &str, ui: Ui) -> Result<Self, Failure> {
+        match serde_json::from_str::<Header>(header) {
+            Ok(Header { version: 2 }) => {}
+            _ => return Err(bad(words::NOT_ASCIICAST)),
+        }
+        let drawn = ui.out_is_terminal;
+        let filter = Filter::new(if drawn { Allow::Drawing } else { Allow::Text });
+        Ok(Self { ui, filter, _restored: drawn.then(|| Restored) })
+    }
+
+    /// Shows what harmless part there is in it.
+    pub fn show(&mut self, text: &str) -> Result<(), Failure> {
+        self.ui.data(&self.filter.pass(text))
+    }
+}
+
+/// When, and what was shown; `None` of what is no output.
+pub fn output(line: &str) -> Result<Option<(f64, String)>, Failure> {
+    let (at, kind, text): (f64, String, String) =
+        serde_json::from_str(line).map_err(|e| bad(&e.to_string()))?;
+    Ok((kind == "o").then_some((at, text)))
+}
+
 /// In a terminal with timing, elsewhere at once and as text.
 pub async fn play(lines: &mut Lines<'_>, pace: Pace, ui: Ui) -> Result<(), Failure> {
     let header = lines.next().await?.ok_or_else(|| bad(words::NOT_ASCIICAST))?;
-    match serde_json::from_str::<Header>(&header) {
-        Ok(Header { version: 2 }) => {}
-        _ => return Err(bad(words::NOT_ASCIICAST)),
-    }
-    let timed = ui.out_is_terminal;
-    let _restored = timed.then(|| Restored);
-    let mut filter = Filter::new(if timed { Allow::Drawing } else { Allow::Text });
+    let mut screen = Screen::begin(&header, ui)?;
     let mut last = 0.0;
     let mut due = Instant::now();
     while let Some(line) = lines.next().await? {
-        let (at, kind, text): (f64, String, String) =
-            serde_json::from_str(&line).map_err(|e| bad(&e.to_string()))?;
-        if kind != "o" {
-            continue;
-        }
-        if timed {
+        let Some((at, text)) = output(&line)? else { continue };
+        if ui.out_is_terminal {
             due += pace.pause(last, at);
             last = at;
             sleep_until(due).await;
         }
-        ui.data(&filter.pass(&text))?;
+        screen.show(&text)?;
     }
     Ok(())
 }

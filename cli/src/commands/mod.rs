@@ -15,6 +15,7 @@ pub mod setup;
 pub mod ssh;
 pub mod ssh_ready;
 pub mod wait;
+pub mod watch;
 pub mod whoami;
 
 use crate::args::{Cli, DeviceVerb, SetupVerb, Verb};
@@ -71,6 +72,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
         Verb::Ssh(args) => ssh::run(context, args).await,
         Verb::Sessions(args) => sessions::run(context, args).await,
         Verb::Play(args) => play::run(context, args).await,
+        Verb::Watch(args) => watch::run(context, args).await,
         Verb::End { session, reason } => sessions::end(context, &session, reason).await,
         Verb::Setup(SetupVerb::Ssh { yes, over }) => setup::run(context, yes, over).await,
         Verb::Device(verb) => match verb {

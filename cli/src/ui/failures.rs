@@ -25,7 +25,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
             404 => exit::NOT_FOUND,
             _ => exit::FAILED,
         },
-        Failure::SignInRefused | Failure::Denied(_) => exit::DENIED,
+        Failure::SignInRefused | Failure::Denied(_) | Failure::NoLongerWatched(_) => exit::DENIED,
         Failure::SignInLapsed | Failure::Lapsed(_) => exit::LAPSED,
         Failure::NoRecording(_) | Failure::NoSuchChannel { .. } => exit::NOT_FOUND,
         Failure::BadBrokerUrl { .. }
@@ -155,6 +155,14 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
         Failure::RawToTerminal => (
             "a raw recording is not for a terminal: it can contain anything".to_owned(),
             hint("send it to a file, or play it without --raw and --json"),
+        ),
+        Failure::NoLongerWatched(id) => (
+            format!("you may not watch {id} any more"),
+            hint("policy decides what each person may do; ask who keeps it"),
+        ),
+        Failure::NotShown(id) => (
+            format!("the broker could not show more of {id}; the session is not touched by that"),
+            hint("try again in a moment; the cause is in the broker's log"),
         ),
         Failure::Output(error) => (format!("input or output failed: {error}"), None),
         Failure::Random => ("the system gives no random numbers or no cryptography".to_owned(), None),

@@ -2,9 +2,10 @@
 
 use super::{Browser, House, NOW, send};
 use crate::certificate;
-use crate::login::from_identity_certificate;
+use crate::login::{LastingCaller, from_identity_certificate};
 use crate::testing;
 use axum::body::Body;
+use axum::extract::FromRequestParts as _;
 use axum::http::Request;
 use daypass_protocol::certificate::{Expectation, verify};
 use serde_json::{Value, json};
@@ -141,6 +142,28 @@ async fn an_access_token_ends_after_ten_minutes_and_a_refresh_token_brings_the_n
     assert_eq!(house.whoami(access(&next)).await.0, 200);
     house.clock.set(NOW + Duration::from_hours(12));
     assert_eq!(refresh(&house, &next).await["error"], "invalid_grant", "the sign-in itself has ended");
+}
+
+/// What lasts is asked again by [`LastingCaller`].
+#[tokio::test]
+async fn a_proof_that_is_asked_again_ends_with_its_token_and_with_the_sign_in() {
+    let house = House::new(testing::sqlite().await).await;
+    let lasting = async |tokens: &Value| {
+        let request = Request::get("/").header("authorization", format!("Bearer {}", access(tokens)));
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        LastingCaller::from_request_parts(&mut parts, &house.login).await.unwrap()
+    };
+    let (first, second) = (signed_in(&house).await, signed_in(&house).await);
+    let (until_its_token_ends, until_signed_out) = (lasting(&first).await, lasting(&second).await);
+    for caller in [&until_its_token_ends, &until_signed_out] {
+        assert_eq!(caller.again(&house.login).await.unwrap().email(), "ana@example.com");
+    }
+    let token = second["refresh_token"].as_str().unwrap();
+    assert_eq!(house.form("/v1/revoke", &[("token", token)]).await.0, 200);
+    assert_eq!(until_signed_out.again(&house.login).await.unwrap_err().code(), "unauthenticated");
+    assert!(until_its_token_ends.again(&house.login).await.is_ok(), "another sign-in");
+    house.clock.set(NOW + Duration::from_mins(10));
+    assert_eq!(until_its_token_ends.again(&house.login).await.unwrap_err().code(), "unauthenticated");
 }
 
 #[tokio::test]

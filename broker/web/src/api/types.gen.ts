@@ -421,6 +421,28 @@ export type paths = {
     patch?: never;
     trace?: never;
   };
+  '/v1/sessions/{id}/live': {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    /**
+     * The terminal of a session that runs: what it showed so far, and then what it shows.
+     * @description Lines of asciicast v2 as they are recorded, an empty one after 15 seconds of silence, and a last line that is a
+     *     `WatchEnd`. It does not end before the session does unless the terminal is closed, or the caller's token or right
+     *     ends. A session without a terminal is waited with.
+     */
+    get: operations['watch_session'];
+    put?: never;
+    post?: never;
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   '/v1/sessions/{id}/recordings/{number}': {
     parameters: {
       query?: never;
@@ -920,6 +942,24 @@ export type components = {
     };
     /** @enum {string} */
     Verdict: 'approve' | 'deny';
+    /** @description The last line of a session that is watched: what ended, and why. */
+    WatchEnd: {
+      /**
+       * Format: int32
+       * @description The channel that was shown, and how many bytes of its recording: where to go on from.
+       */
+      channel?: number | null;
+      detail?: string | null;
+      ended: components['schemas']['WatchEnded'];
+      /** Format: int64 */
+      next: number;
+      reason?: components['schemas']['EndReason'] | null;
+    };
+    /**
+     * @description What ended for somebody who watches a session.
+     * @enum {string}
+     */
+    WatchEnded: 'session' | 'terminal' | 'sign_in' | 'right' | 'failed';
     /**
      * @description `POST /v1/devices/{id}/suspend` and `/resume`, `/v1/sessions/{id}/end`,
      *     `/v1/requests/{id}/revoke`.
@@ -2295,6 +2335,87 @@ export interface operations {
       };
       /** @description Conflict */
       409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+    };
+  };
+  watch_session: {
+    parameters: {
+      query?: {
+        /** @description The channel whose terminal is shown; without it the first that is open, or the first that opens. */
+        channel?: number;
+        /** @description Go on from this byte of its recording: `next` of an earlier last line. */
+        from?: number;
+      };
+      header?: never;
+      path: {
+        id: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Lines of asciicast v2, the last a WatchEnd */
+      200: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/x-ndjson': components['schemas']['WatchEnd'];
+        };
+      };
+      /** @description Bad Request */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Unauthorized */
+      401: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Forbidden */
+      403: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Not Found */
+      404: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Conflict */
+      409: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Too Many Requests */
+      429: {
         headers: {
           [name: string]: unknown;
         };
