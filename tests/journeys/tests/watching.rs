@@ -204,7 +204,8 @@ fn a_watcher_that_does_not_read_slows_nobody_and_has_every_byte_when_it_reads_on
     assert!(cost < SESSION_KIB, "{cost} KiB");
 
     // The session ends while one watcher sleeps; what it missed is there when it wakes.
-    let _ = ssh.finish();
+    ssh.send(b"\x04");
+    let _ = ssh.ends();
     let _ = awake.ends().ok();
     world.ended(&session);
     asleep.signal(Signal::SIGCONT);
