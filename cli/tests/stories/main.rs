@@ -11,3 +11,4 @@ mod reading;
 mod signing_in;
 mod terminal;
 mod tokens;
+mod watching;
