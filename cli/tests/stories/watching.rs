@@ -8,8 +8,8 @@ use std::io::{Read as _, Write as _};
 const LIVE: &str = "GET /v1/sessions/S-7K2M9QXD/live";
 
 fn lines(lines: &[Value]) -> Reply {
-    let text: String = lines.iter().map(|line| format!("{line}\n\n")).collect();
-    Reply::text("application/x-ndjson", &text)
+    let text: Vec<_> = lines.iter().map(|line| format!("{line}\n\n")).collect();
+    Reply::text("application/x-ndjson", &text.concat())
 }
 
 fn end(what: &str, reason: Option<&str>, next: u64) -> Value {
