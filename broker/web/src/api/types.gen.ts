@@ -1846,7 +1846,7 @@ export interface operations {
     parameters: {
       query?: {
         state?: components['schemas']['RequestState'];
-        /** @description Seconds, at most 60: wait until the request is not in `state` any more. */
+        /** @description Seconds, at most 45: wait until the request is not in `state` any more. */
         wait_s?: number;
       };
       header?: never;
