@@ -11,7 +11,7 @@ use crate::login::limit::Strangers;
 use crate::login::{Login, TokenKey, VerifiedPerson};
 use crate::policy::{self, Action, Permission, Policies, PolicyErrors, PolicyStore, Resource, Subject};
 use crate::recording::{self, Recordings};
-use crate::session::{Sessions, Watchers};
+use crate::session::Sessions;
 use crate::tunnel::{self, TunnelServer, Tunnels};
 use anyhow::Context as _;
 use axum::extract::FromRef;
@@ -40,7 +40,6 @@ pub struct Broker {
     pub login: Login,
     pub recordings: Recordings,
     pub sessions: Sessions,
-    pub watchers: Watchers,
     pub tunnels: Tunnels,
     pub tunnel_server: Arc<TunnelServer>,
     /// Ids of requests that changed, for whoever waits for an answer.
@@ -143,7 +142,6 @@ impl Ctx {
             login,
             recordings,
             sessions,
-            watchers: Watchers::default(),
             tunnels,
             tunnel_server,
             changed_requests: broadcast::channel(1024).0,

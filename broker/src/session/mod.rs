@@ -24,7 +24,6 @@ pub use door::{Arrived, GatewayDoor};
 pub(crate) use open::still_allowed;
 pub use open::{Client, OpenRefused, open};
 pub use permit::Permit;
-pub use watch::Watchers;
 
 use crate::policy::SessionLimits;
 use crate::recording::{RecordError, Screens};
@@ -201,10 +200,10 @@ impl Live {
     }
 }
 
-/// The sessions that run in this broker.
+/// The sessions that run in this broker, and who watches them.
 /// Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Sessions(Arc<Mutex<Held>>);
+pub struct Sessions(Arc<Mutex<Held>>, watch::Watchers);
 
 #[derive(Debug, Default)]
 struct Held {

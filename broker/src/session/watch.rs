@@ -52,7 +52,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Who watches, counted. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Watchers(Arc<Mutex<HashMap<PersonId, usize>>>);
+pub(super) struct Watchers(Arc<Mutex<HashMap<PersonId, usize>>>);
 
 impl Watchers {
     fn locked(&self) -> MutexGuard<'_, HashMap<PersonId, usize>> {
@@ -143,7 +143,8 @@ pub(super) async fn live(
         None => {}
     }
     let seat = ctx
-        .watchers
+        .sessions
+        .1
         .take(caller.person.id())
         .ok_or_else(|| Problem::too_many("Too many are watching sessions now, or you watch too many."))?;
     let event = Event::new(Kind::SessionWatched, caller.person.actor())
