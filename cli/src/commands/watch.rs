@@ -5,7 +5,7 @@ use crate::args::WatchArgs;
 use crate::cast::lines::Lines;
 use crate::cast::terminal::{Screen, output};
 use crate::failure::Failure;
-use crate::ui::words;
+use crate::ui::{watching, words};
 use daypass_protocol::api::{WatchEnd, WatchEnded};
 
 pub async fn run(context: &Context, args: WatchArgs) -> Result<(), Failure> {
@@ -22,7 +22,7 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<(), Failure> {
         let path = format!("/v1/sessions/{session}/live?from={from}{channel_query}");
         let mut lines = Lines::of(client.stream(&path).await?);
         if from == 0 && !ui.json {
-            ui.note(&words::watching(&session));
+            ui.note(&watching::watching(&session));
         }
         let (end, said) = loop {
             let Some(line) = lines.next().await? else {
@@ -59,8 +59,8 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<(), Failure> {
         ui.data_line(&said)?;
     }
     match end.ended {
-        WatchEnded::Session => ui.note(&words::session_ended(&session, end.reason, end.detail.as_deref())),
-        WatchEnded::Terminal => ui.note(&words::terminal_closed(&session)),
+        WatchEnded::Session => ui.note(&watching::session_ended(&session, end.reason, end.detail.as_deref())),
+        WatchEnded::Terminal => ui.note(&watching::terminal_closed(&session)),
         WatchEnded::Right => return Err(Failure::NoLongerWatched(session)),
         WatchEnded::Failed | WatchEnded::SignIn => return Err(Failure::NotShown(session)),
     }

@@ -4,6 +4,7 @@ pub mod failures;
 pub mod show;
 pub mod table;
 pub mod waiting;
+pub mod watching;
 pub mod words;
 
 use crate::failure::Failure;

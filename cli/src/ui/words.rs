@@ -1,11 +1,9 @@
 //! The words of the program, apart from those about failures and those in `--help`.
 
 use super::clean;
-use super::show::end_reason;
-use daypass_protocol::api::{EndReason, Grant, PersonRef, Request};
+use daypass_protocol::api::{Grant, PersonRef, Request};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::duration::spoken;
-use daypass_protocol::ids::SessionId;
 use daypass_protocol::said;
 
 pub const EXIT_CODES: &str = "\
@@ -127,20 +125,6 @@ pub fn confirm_code(uri: &str, code: &str, complete: &str) -> String {
 
 pub fn signed_in(name: &str, email: &str, broker: &str) -> String {
     format!("Signed in to {broker} as {} <{}>.", clean(name), clean(email))
-}
-
-pub fn watching(session: &SessionId) -> String {
-    format!("Watching {session}. Ctrl-C ends the watching, not the session.")
-}
-
-pub fn session_ended(session: &SessionId, reason: Option<EndReason>, detail: Option<&str>) -> String {
-    let reason = reason.map_or("ended", end_reason);
-    let why = detail.map_or_else(String::new, |detail| format!(", {}", clean(detail)));
-    format!("{session} is over: {reason}{why}.\nhint: `daypass play {session}` replays it")
-}
-
-pub fn terminal_closed(session: &SessionId) -> String {
-    format!("The terminal was closed; {session} goes on.")
 }
 
 pub fn trying_again(url: &str) -> String {
