@@ -6,7 +6,7 @@
 
 use crate::audit::Recorded;
 use sqlx::any::AnyPoolOptions;
-use sqlx::{Any, AnyConnection, AnyPool, Executor, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -41,7 +41,25 @@ pub struct Db {
 #[derive(Clone, Copy, Debug)]
 struct Pulse {
     at: Instant,
-    takes: bool,
+    takes: Result<(), NotReady>,
+}
+
+/// Why the database takes no decision, in words for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error("the database does not answer")]
+    Away,
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
+}
+
+/// What keeps a database that answers from writing anything down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritable {
+    #[error("the disk that holds the broker's database is full")]
+    Full,
+    #[error("the disk that holds the broker's database cannot be written")]
+    Disk,
 }
 
 /// How long a [`Pulse`] counts: whoever asks for readiness costs no more than one try in that time.
@@ -79,6 +97,9 @@ impl Db {
                     Ok(())
                 })
             })
+            // A commit that fails on a full disk ends SQLite's transaction, and the driver goes on believing in it:
+            // such a connection could never begin another.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect(url)
             .await
             .map_err(OpenError::Connect)?;
@@ -101,8 +122,8 @@ impl Db {
         Ok(Tx { inner: self.pool.begin_with(begin).await? })
     }
 
-    /// Whether a decision could be written now: takes what every decision takes, and lets go of it.
-    pub async fn is_ready(&self) -> bool {
+    /// Whether a decision could be written now: writes what every decision writes, and changes nothing by it.
+    pub async fn ready(&self) -> Result<(), NotReady> {
         let db = self.clone();
         // In a task of its own: a try that hangs is one try, however many ask meanwhile.
         let tried = tokio::spawn(async move {
@@ -112,20 +133,25 @@ impl Db {
             {
                 return last.takes;
             }
-            let takes = db.takes().await;
-            if let Err(error) = &takes {
+            let takes = db.takes().await.map_err(|error| {
                 tracing::error!(%error, "the database takes no decision");
-            }
-            *pulse = Some(Pulse { at: Instant::now(), takes: takes.is_ok() });
-            takes.is_ok()
+                unwritable(&error).map_or(NotReady::Away, NotReady::Unwritable)
+            });
+            *pulse = Some(Pulse { at: Instant::now(), takes });
+            takes
         });
-        matches!(tokio::time::timeout(READY_WITHIN, tried).await, Ok(Ok(true)))
+        tokio::time::timeout(READY_WITHIN, tried)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or(Err(NotReady::Away))
     }
 
     async fn takes(&self) -> Result<(), sqlx::Error> {
         let mut tx = self.begin().await?;
         sqlx::query("UPDATE audit_head SET seq = seq WHERE one = 1").execute(tx.conn()).await?;
-        tx.inner.rollback().await
+        // A full disk is met by the commit, and by nothing before it.
+        tx.commit_housekeeping("the number is what it was").await
     }
 
     pub async fn close(&self) {
@@ -160,6 +186,19 @@ impl Tx {
     }
 }
 
+/// Waits between tries at what has to be written down, however long a database takes nothing: soon at first, then
+/// twice a minute.
+#[derive(Debug, Default)]
+pub struct Patience(u32);
+
+impl Patience {
+    pub async fn wait(&mut self) {
+        let wait = Duration::from_secs(1 << self.0.min(5)).min(Duration::from_secs(30));
+        self.0 += 1;
+        tokio::time::sleep(wait).await;
+    }
+}
+
 /// The name of the constraint that a write violated, as PostgreSQL gives it; on SQLite the same name for
 /// CHECK constraints, and `table.column` (the first of several) for UNIQUE and PRIMARY KEY. A foreign key
 /// has no name on SQLite and gives `FOREIGN KEY`.
@@ -190,6 +229,23 @@ pub fn is_away(error: &sqlx::Error) -> bool {
             None => false,
         },
         _ => false,
+    }
+}
+
+/// Why nothing can be written down, if the disk under the database is what failed. What is waited for is room, or
+/// an operator; the same may succeed then.
+pub fn unwritable(error: &sqlx::Error) -> Option<Unwritable> {
+    let sqlx::Error::Database(error) = error else { return None };
+    match error.code()?.as_ref() {
+        // PostgreSQL: disk_full, read_only_sql_transaction, io_error.
+        "53100" => Some(Unwritable::Full),
+        "25006" | "58030" => Some(Unwritable::Disk),
+        // SQLite: full; read-only, an error of the disk, a file that does not open; the upper bits say more.
+        code => match code.parse::<u32>().ok().filter(|_| code.len() < 5)? & 0xff {
+            13 => Some(Unwritable::Full),
+            8 | 10 | 14 => Some(Unwritable::Disk),
+            _ => None,
+        },
     }
 }
 

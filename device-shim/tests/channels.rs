@@ -174,21 +174,10 @@ async fn a_command_that_cannot_start_is_refused_and_not_half_opened() {
     let broker = Broker::start().await;
     let mut device = Device::enrolled(&broker);
     let config = device.configure("");
-    device.run();
     let text = std::fs::read_to_string(&config).unwrap().replace("/bin/sh", "/no/such/shell");
-    drop(device.shim.take());
     std::fs::write(&config, text).unwrap();
-    device.shim = Some(shim(&["run", "--config", config.to_str().unwrap()]).spawn().unwrap());
-    // The first process may have dialled already.
-    let mut joined = loop {
-        let mut caller = broker.accept().await;
-        if let Some((challenge, hello)) = caller.hello().await {
-            drop((challenge, hello));
-            let again = broker.join();
-            drop(caller);
-            break again.await;
-        }
-    };
+    device.run_as_configured(&config);
+    let mut joined = broker.join().await;
     let refused = joined.refusal(&Cert::default(), exec("true")).await;
     assert_eq!(refused.code, daypass_protocol::tunnel::open::RefusedCode::Failed);
     assert!(!refused.message.contains("/no/such"), "the cause is for the log: {}", refused.message);

@@ -17,8 +17,8 @@ pub fn routes() -> Router<Ctx> {
 
 /// Ready when the database takes decisions and recordings can be written; otherwise says what is missing.
 async fn ready(State(ctx): State<Ctx>) -> (StatusCode, String) {
-    if !ctx.db.is_ready().await {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n".to_owned());
+    if let Err(why) = ctx.db.ready().await {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     }
     if let Err(error) = ctx.recordings.free_space() {
         tracing::error!(%error, "not ready: nothing can be recorded");

@@ -1,5 +1,6 @@
 //! The one shape of an error over HTTP, RFC 9457.
 
+use crate::db;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use daypass_protocol::api;
@@ -84,7 +85,13 @@ impl Problem {
 /// A query that failed for any reason but a constraint that the caller asked about.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::unavailable("the database failed", &error)
+        let problem = Self::unavailable("the database failed", &error);
+        let Some(why) = db::unwritable(&error) else { return problem };
+        let mut body = problem.0;
+        body.detail =
+            Some(format!("Nothing can be decided now, because nothing can be written down: {why}."));
+        body.hint = Some("An operator must mend that; then try again.".to_owned());
+        Self(body)
     }
 }
 

@@ -5,6 +5,7 @@ use super::store::{self, Recording, State};
 use super::writer::{Answer, Command, Growth, Piece, Snapshot, Start};
 use super::{Inner, RecordError, SessionFacts, archive};
 use crate::audit::{self, Actor, Event, Kind};
+use crate::db::Patience;
 use daypass_protocol::api::RecordingKind;
 use daypass_protocol::time::Timestamp;
 use serde_json::json;
@@ -342,7 +343,7 @@ impl Sealer {
     }
 
     /// After a failure: the rows say that the recording ends at its newest seal. A database that is what failed
-    /// is tried for a minute; after that the broker's next start does it.
+    /// is tried until it takes that; if the broker stops before, its next start does it.
     pub async fn interrupt(&self, why: &str) {
         tracing::warn!(session = %self.facts.session, why, "recording interrupted");
         let mut turn = self.turn.lock().await;
@@ -362,15 +363,11 @@ impl Sealer {
             }
             Ok::<(), sqlx::Error>(())
         };
-        let mut waits = [1, 2, 5, 10, 20, 30].into_iter();
+        let mut patience = Patience::default();
         while let Err(error) = marked().await {
-            let wait = waits.next().filter(|_| crate::db::is_away(&error));
-            let Some(wait_s) = wait else {
-                let session = &self.facts.session;
-                tracing::error!(%session, %error, "recordings stay open until the next start");
-                return;
-            };
-            tokio::time::sleep(Duration::from_secs(wait_s)).await;
+            let session = &self.facts.session;
+            tracing::error!(%session, %error, "recordings were not marked interrupted; it is tried again");
+            patience.wait().await;
         }
     }
 

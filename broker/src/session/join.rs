@@ -275,6 +275,8 @@ impl Running {
         if tokio::time::timeout(GOODBYE * 2, self.channels.wait()).await.is_err() {
             tracing::warn!(session = %self.live.id, "channels were still closing when the session was finished");
         }
+        // It takes no place any more, also while its end waits to be written down.
+        self.ctx.sessions.remove(&self.live.id);
         let recorder = self.recorder.lock().await.take();
         let mut end = end.clone();
         if let Some(recorder) = recorder
@@ -286,7 +288,6 @@ impl Running {
             }
         }
         store::finish(&self.ctx, &self.live, &end).await;
-        self.ctx.sessions.remove(&self.live.id);
         metrics::gauge!("daypass_sessions_live").decrement(1.0);
         tracing::info!(session = %self.live.id, reason = ?end.reason, "session ended");
     }

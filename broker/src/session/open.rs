@@ -4,6 +4,7 @@ use super::{End, Full, Live, Permit, Place, store};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
 use crate::certificate::{issue, signer};
+use crate::db::{self, Unwritable};
 use crate::login::VerifiedPerson;
 use crate::policy::{self, Permission, Policies, Subject};
 use crate::recording::{Recorder, SessionFacts};
@@ -46,6 +47,8 @@ pub enum OpenRefused {
     TooManySessions(usize),
     #[error("the session cannot be recorded, and nothing happens here unrecorded")]
     Recorder,
+    #[error("{0}, and nothing happens here unrecorded")]
+    Unwritable(Unwritable),
     #[error("the broker could not open the session; the cause is in its log")]
     Failed,
 }
@@ -113,8 +116,12 @@ pub async fn open(
 fn failed(what: &'static str) -> impl Fn(sqlx::Error) -> OpenRefused {
     move |error| {
         tracing::error!(%error, "{what}");
-        OpenRefused::Failed
+        unwritten(&error)
     }
+}
+
+fn unwritten(error: &sqlx::Error) -> OpenRefused {
+    db::unwritable(error).map_or(OpenRefused::Failed, OpenRefused::Unwritable)
 }
 
 /// The live grant of this person, device and login that permits the channel. One that is not bound to a
@@ -266,7 +273,10 @@ async fn begin(
     let certificate =
         minted.await.and_then(|certificate| Ok(certificate.to_openssh()?)).map_err(|error| {
             tracing::error!(%error, session = %live.id, "a session could not be opened");
-            OpenRefused::Failed
+            match &error {
+                issue::IssueError::Database(error) => unwritten(error),
+                _ => OpenRefused::Failed,
+            }
         })?;
 
     let facts = SessionFacts {
@@ -284,7 +294,7 @@ async fn begin(
             tracing::error!(%error, session = %live.id, "the recorder did not start");
             let end = End::with(EndReason::RecorderFailed, error.to_string());
             live.end(end.clone());
-            store::finish(ctx, &live, &end).await;
+            write_down(ctx, live, end);
             return Err(OpenRefused::Recorder);
         }
     };
@@ -292,16 +302,25 @@ async fn begin(
         tracing::error!(%error, session = %live.id, "a session could not be opened");
         let end = End::because(EndReason::Failed);
         live.end(end.clone());
-        if let Err(error) = recorder.close(end.reason, None).await {
-            tracing::error!(%error, session = %live.id, "the recording of a failed session did not close");
-        }
-        store::finish(ctx, &live, &end).await;
-        return Err(OpenRefused::Failed);
+        let (ctx, refused) = (ctx.clone(), unwritten(&error));
+        ctx.tasks.clone().spawn(async move {
+            if let Err(error) = recorder.close(end.reason, None).await {
+                tracing::error!(%error, session = %live.id, "the recording of a failed session did not close");
+            }
+            store::finish(&ctx, &live, &end).await;
+        });
+        return Err(refused);
     }
     // Nothing else sets it.
     let _ = live.screens.set(recorder.screens());
     ctx.sessions.add(live.clone(), place);
     Ok(Opened { live, tunnel, certificate, key, recorder })
+}
+
+/// The end of a session that did not begin, written down as soon as it can be; nobody waits for that.
+fn write_down(ctx: &Ctx, live: Arc<Live>, end: End) {
+    let ctx = ctx.clone();
+    ctx.tasks.clone().spawn(async move { store::finish(&ctx, &live, &end).await });
 }
 
 /// A refusal at the door is evidence too: who wanted in where, and why not.

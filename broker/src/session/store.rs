@@ -3,7 +3,7 @@
 use super::{End, Live};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;
-use crate::db::{Db, Tx};
+use crate::db::{Db, Patience, Tx};
 use crate::recording::store as recordings;
 use daypass_protocol::api::{EndReason, PersonRef, Session, SessionState};
 use daypass_protocol::ids::{DeviceId, PersonId, SessionId};
@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 use std::str::FromStr;
-use std::time::Duration;
 
 pub async fn add(
     tx: &mut Tx,
@@ -59,14 +58,16 @@ pub async fn opened(ctx: &Ctx, live: &Live, by: Actor) -> Result<(), sqlx::Error
     tx.commit(recorded).await
 }
 
-/// Writes the end down. A database that is away is tried again for a minute: the session itself is over
-/// already, and if the end cannot be written the next start of the broker finds it interrupted.
+/// Writes the end down. The session itself is over already; a database that takes nothing, because it is away or
+/// its disk is full, is tried again until it does. If the broker stops before that, its next start finds the
+/// session interrupted.
 pub async fn finish(ctx: &Ctx, live: &Live, end: &End) {
-    for wait_s in [0, 1, 2, 5, 10, 20, 30] {
-        tokio::time::sleep(Duration::from_secs(wait_s)).await;
-        match end_row(&ctx.db, &live.id, end, Kind::SessionEnded, ctx.clock.now()).await {
-            Ok(()) => return,
-            Err(error) => tracing::error!(%error, session = %live.id, "the end of a session was not written"),
+    let mut patience = Patience::default();
+    while let Err(error) = end_row(&ctx.db, &live.id, end, Kind::SessionEnded, ctx.clock.now()).await {
+        tracing::error!(%error, session = %live.id, "the end of a session was not written; it is tried again");
+        tokio::select! {
+            () = patience.wait() => {}
+            () = ctx.stopping.cancelled() => return,
         }
     }
 }

@@ -27,7 +27,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::poll_fn;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -600,6 +600,10 @@ impl Device {
 
     pub fn run_with(&mut self, more: &str) {
         let config = self.configure(more);
+        self.run_as_configured(&config);
+    }
+
+    pub fn run_as_configured(&mut self, config: &Path) {
         let mut shim = shim(&["run", "--config", config.to_str().unwrap()]).spawn().unwrap();
         let mut lines = BufReader::new(shim.stderr.take().unwrap()).lines();
         let (send, log) = mpsc::unbounded_channel();

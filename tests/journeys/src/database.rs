@@ -143,6 +143,36 @@ impl Lock {
     }
 }
 
+/// Holds one table of a PostgreSQL database, so that whoever needs it waits.
+#[derive(Debug)]
+pub struct Held {
+    psql: Program,
+    url: String,
+    table: String,
+}
+
+impl Held {
+    pub fn table(url: &str, table: &str) -> Self {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", url]);
+        let mut psql = Program::start(psql);
+        psql.send(format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'held';\n").as_bytes());
+        psql.shows("held");
+        Self { psql, url: url.to_owned(), table: table.to_owned() }
+    }
+
+    pub fn is_waited_for(&self) {
+        let waiting =
+            format!("SELECT 1 FROM pg_locks WHERE relation = '{}'::regclass AND NOT granted", self.table);
+        until("somebody to need the table", || !psql(&self.url, &waiting).ok().out().is_empty());
+    }
+
+    pub fn let_go(mut self) {
+        self.psql.send(b"ROLLBACK;\n");
+        let _ = self.psql.finish().ok();
+    }
+}
+
 impl World {
     pub fn sqlite_file(&self) -> PathBuf {
         self.broker().join("data/daypass.db")

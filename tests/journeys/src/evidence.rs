@@ -15,6 +15,17 @@ pub fn recordings_of(broker: &Path, session: &str) -> Vec<PathBuf> {
     files
 }
 
+/// What the screen was shown, by an asciicast.
+pub fn shown(cast: &str) -> String {
+    cast.lines()
+        .skip(1)
+        // A recording that was cut ends in the middle of a line.
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|event| event[1] == "o")
+        .map(|event| event[2].as_str().unwrap().to_owned())
+        .collect()
+}
+
 /// Changes one bit in the middle of a file.
 pub fn flip_one_bit(path: &Path) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();

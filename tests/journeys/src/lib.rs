@@ -13,23 +13,27 @@
 mod chance;
 mod database;
 mod device;
+mod disk;
 mod evidence;
 mod forward_proxy;
 mod place;
 mod process;
 mod program;
 mod proxy;
+mod service;
 mod world;
 
 pub use chance::Chance;
-pub use database::{Cluster, Lock, Postgres};
+pub use database::{Cluster, Held, Lock, Postgres};
 pub use device::{Device, configure, join_token, shim_enrol};
-pub use evidence::{flip_one_bit, recordings_of};
+pub use disk::SmallDisk;
+pub use evidence::{flip_one_bit, recordings_of, shown};
 pub use forward_proxy::ForwardProxy;
 pub use place::{Place, content, sha256};
 pub use process::{alive, children_of, marker, sleepers};
 pub use program::{Done, Program};
 pub use proxy::Proxy;
+pub use service::service;
 pub use world::{World, programs};
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! A demonstration of a test's own.
 
 use crate::device::journal;
+use crate::disk::SmallDisk;
 use crate::program::{Done, Program};
 use crate::{alive, eventually, evidence, process, until};
 use nix::sys::signal::{Signal, kill};
@@ -55,10 +56,20 @@ impl World {
     }
 
     pub fn configured(database: Option<String>, extra: &str) -> Self {
-        // Short: the path of a socket below it has 108 bytes.
-        let dir = tempfile::Builder::new().prefix("daypass-").tempdir().unwrap();
+        Self::begin(folder(), database, extra)
+    }
+
+    /// With a small disk under its SQLite database, and another under its recordings.
+    pub fn on_small_disks(mib: u32) -> (Self, [SmallDisk; 2]) {
+        let dir = folder();
+        let data = dir.path().join("broker/data");
+        let disks = [SmallDisk::mount(&data, mib), SmallDisk::mount(&data.join("recordings"), 64)];
+        (Self::begin(dir, None, ""), disks)
+    }
+
+    fn begin(dir: TempDir, database: Option<String>, extra: &str) -> Self {
         if !extra.is_empty() {
-            std::fs::create_dir(dir.path().join("broker")).unwrap();
+            std::fs::create_dir_all(dir.path().join("broker")).unwrap();
             std::fs::write(dir.path().join("broker/extra.toml"), extra).unwrap();
         }
         let mut running = launch(dir.path(), database.as_deref(), ["0", "0", "0"]);
@@ -128,6 +139,17 @@ impl World {
     /// Runs the command line as one of the four.
     pub fn cli(&self, persona: &str, args: &[&str]) -> Done {
         Program::run(self.command(persona, args), b"")
+    }
+
+    /// What the broker answers to a GET: status, type, content.
+    pub fn get(&self, path: &str) -> (u16, String, String) {
+        let mut curl = Command::new("curl");
+        curl.args(["-ks", "--noproxy", "*", "--max-time", "60", "-w", "\n%{http_code} %{content_type}"]);
+        curl.arg(format!("https://127.0.0.1:{}{path}", self.port("https")));
+        let out = Program::run(curl, b"").ok().out();
+        let (body, rest) = out.rsplit_once('\n').unwrap();
+        let (status, kind) = rest.split_once(' ').unwrap();
+        (status.parse().unwrap(), kind.to_owned(), body.to_owned())
     }
 
     pub fn json(&self, persona: &str, args: &[&str]) -> Value {
@@ -294,6 +316,11 @@ impl World {
         ready(self.dir(), &mut running);
         *self.demo.lock().unwrap() = running;
     }
+}
+
+fn folder() -> TempDir {
+    // Short: the path of a socket below it has 108 bytes.
+    tempfile::Builder::new().prefix("daypass-").tempdir().unwrap()
 }
 
 fn launch(dir: &Path, database: Option<&str>, [https, ssh, idp]: [&str; 3]) -> Running {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use journeys::{
-    Chance, Device, Postgres, Program, World, eventually, marker, recordings_of, sleepers, until,
+    Chance, Device, Postgres, Program, World, eventually, marker, recordings_of, shown, sleepers, until,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -250,13 +250,7 @@ fn delivered_is_recorded(world: &World, terminal: &str, sessions: &[String]) {
             let cast = file.extension().is_some_and(|kind| kind == "cast");
             cast.then(|| std::fs::read(&file).unwrap())
         });
-    let recorded: String = String::from_utf8_lossy(&recorded.expect("the terminal's recording"))
-        .lines()
-        .skip(1)
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|event| event[1] == "o")
-        .map(|event| event[2].as_str().unwrap().to_owned())
-        .collect();
+    let recorded = shown(&String::from_utf8_lossy(&recorded.expect("the terminal's recording")));
     assert!(recorded.starts_with(delivered), "delivered {delivered:?}, recorded {recorded:?}");
 }
 

@@ -1,7 +1,7 @@
 //! The clients that people have besides OpenSSH's own: Ansible, git, PuTTY; and one connection shared by many.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use journeys::{Done, Place, Program, content, eventually, sha256, until};
+use journeys::{Done, Place, Program, content, eventually, service, sha256, until};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -290,20 +290,12 @@ fn psftp_and_pscp_copy_both_ways_and_what_they_copied_is_on_record() {
 
 /// A service on the device that says everything again.
 fn echo_service() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let mut from = stream.unwrap();
-                let mut to = from.try_clone().unwrap();
-                // A client that is cut off wants no more.
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(Shutdown::Write);
-            });
-        }
-    });
-    port
+    service(|mut from| {
+        let mut to = from.try_clone().unwrap();
+        // A client that is cut off wants no more.
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    })
 }
 
 const EVERYTHING_IN_THE_LAB: &str = "@id(\"test-everything\")\n\

@@ -5,24 +5,12 @@
 use journeys::{Cluster, Device, Done, Lock, Program, World, eventually, marker, sleepers, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const AWAY: Duration = Duration::from_secs(10);
 
-/// What a person's program asks with.
-fn curl(world: &World, args: &[&str]) -> (u16, String, String) {
-    let mut curl = Command::new("curl");
-    curl.args(["-ks", "--noproxy", "*", "--max-time", "60", "-w", "\n%{http_code} %{content_type}"]);
-    curl.args(&args[1..]).arg(format!("https://127.0.0.1:{}{}", world.port("https"), args[0]));
-    let out = Program::run(curl, b"").ok().out();
-    let (body, rest) = out.rsplit_once('\n').unwrap();
-    let (status, kind) = rest.split_once(' ').unwrap();
-    (status.parse().unwrap(), kind.to_owned(), body.to_owned())
-}
-
 fn ready(world: &World) -> u16 {
-    curl(world, &["/readyz"]).0
+    world.get("/readyz").0
 }
 
 fn ask(device: &str) -> Vec<String> {
@@ -71,9 +59,9 @@ fn away<'a>(world: &World, take_away: impl FnOnce() -> Box<dyn FnOnce() + 'a>) {
     let opening = Program::start(world.ssh_command(&["diag@gw-base.daypass", "echo reached"]));
     until("the broker to say that it is not ready", || ready(world) == 503);
     assert!(gone.elapsed() < AWAY / 2, "readiness is told at once, and not after {:?}", gone.elapsed());
-    assert_eq!(curl(world, &["/healthz"]).0, 200, "the process itself is well");
+    assert_eq!(world.get("/healthz").0, 200, "the process itself is well");
     // A browser on its way to the sign-in page.
-    let (status, kind, body) = curl(world, &["/login?next=/device"]);
+    let (status, kind, body) = world.get("/login?next=/device");
     assert!(matches!(status, 302 | 303 | 503), "{status} {kind} {body}");
     std::thread::sleep(AWAY.saturating_sub(gone.elapsed()));
     give_back();

@@ -7,7 +7,7 @@
     reason = "tests, named for their promise"
 )]
 
-use journeys::{Device, Program, World, eventually, recordings_of, until};
+use journeys::{Device, Program, World, eventually, recordings_of, service, until};
 use nix::sys::signal::Signal;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -38,22 +38,14 @@ fn open_local_ports(world: &World) {
 
 /// Something on the device that answers once it has heard everything: with how much that was.
 fn counting_service() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || {
-                let mut stream = stream.unwrap();
-                let mut heard = Vec::new();
-                // A client that is cut off has no answer coming.
-                if stream.read_to_end(&mut heard).is_ok() {
-                    let sum: u64 = heard.iter().map(|byte| u64::from(*byte)).sum();
-                    let _ = stream.write_all(format!("{} bytes, sum {sum}", heard.len()).as_bytes());
-                }
-            });
+    service(|mut stream| {
+        let mut heard = Vec::new();
+        // A client that is cut off has no answer coming.
+        if stream.read_to_end(&mut heard).is_ok() {
+            let sum: u64 = heard.iter().map(|byte| u64::from(*byte)).sum();
+            let _ = stream.write_all(format!("{} bytes, sum {sum}", heard.len()).as_bytes());
         }
-    });
-    port
+    })
 }
 
 fn free_port() -> u16 {

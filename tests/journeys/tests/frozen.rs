@@ -42,23 +42,49 @@ fn printing(world: &World, device: &str) -> Program {
     world.ssh_start(device, &[], &command)
 }
 
-fn all_lines() -> String {
-    (1..=LINES).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat() + "all\n"
+/// A terminal and a command that prints, on a device that then stands still and is being written to.
+struct Waiting {
+    frozen: Frozen,
+    terminal: Program,
+    printing: Program,
+    /// The terminal's session.
+    id: String,
+}
+
+impl Waiting {
+    fn freeze(world: &World, name: &str) -> Self {
+        let device = Device::enrol(world, name, "lab");
+        world.ask(name, "10m");
+        let mut terminal = world.ssh_start(name, &["-tt"], TERMINAL);
+        terminal.shows("ready");
+        let id = world.live_session(name);
+        let mut printing = printing(world, name);
+        printing.shows("line 100\n");
+        let frozen = Frozen::freeze(device);
+        terminal.send(b"words\n");
+        Self { frozen, terminal, printing, id }
+    }
+
+    /// It goes on where it stood, byte for byte.
+    fn thaws(mut self) -> Frozen {
+        self.frozen.thaw();
+        self.terminal.shows("got words");
+        self.terminal.complains("the device answers again after");
+        self.terminal.send(b"enough\n");
+        assert_eq!(self.terminal.finish().ok().code(), 0);
+        self.printing.shows("all\n");
+        let done = self.printing.finish().ok();
+        let all = (1..=LINES).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat() + "all\n";
+        assert!(done.out() == all, "{} bytes", done.stdout.len());
+        self.frozen
+    }
 }
 
 #[test]
 fn a_frozen_device_is_named_to_everybody_who_waits_and_goes_on_byte_for_byte() {
     let world = World::shared();
-    let device = Device::enrol(&world, "gw-frozen", "lab");
-    world.ask("gw-frozen", "10m");
-    let mut terminal = world.ssh_start("gw-frozen", &["-tt"], TERMINAL);
-    terminal.shows("ready");
-    let id = world.live_session("gw-frozen");
-    let mut printing = printing(&world, "gw-frozen");
-    printing.shows("line 100\n");
-
-    let mut frozen = Frozen::freeze(device);
-    terminal.send(b"words\n");
+    let waiting = Waiting::freeze(&world, "gw-frozen");
+    let Waiting { frozen, terminal, printing, id } = &waiting;
     let opening = Program::start(world.ssh_command(&["diag@gw-frozen.daypass", "echo reached"]));
     terminal.complains("the device does not answer; waiting for it, 2 min at most");
     frozen.in_time("the terminal was told");
@@ -70,14 +96,8 @@ fn a_frozen_device_is_named_to_everybody_who_waits_and_goes_on_byte_for_byte() {
     assert_eq!(refused.out(), "");
     refused.says("daypass: the device did not answer within 10s");
 
-    frozen.thaw();
-    terminal.shows("got words");
-    terminal.complains("the device answers again after");
-    terminal.send(b"enough\n");
-    assert_eq!(terminal.finish().ok().code(), 0);
-    printing.shows("all\n");
-    let done = printing.finish().ok();
-    assert!(done.out() == all_lines(), "{} bytes", done.stdout.len());
+    let id = id.clone();
+    let _device = waiting.thaws();
     assert_eq!(world.ended(&id)["end_reason"], "closed");
     world.audited("session.waiting", &[&id, "\"silent\":true"]);
     world.audited("session.resumed", &[&id]);
@@ -88,27 +108,13 @@ fn a_frozen_device_is_named_to_everybody_who_waits_and_goes_on_byte_for_byte() {
 #[test]
 fn a_device_that_is_frozen_for_longer_than_its_connection_lasts_resumes_on_the_next_one() {
     let world = World::shared();
-    let device = Device::enrol(&world, "gw-numb", "lab");
-    world.ask("gw-numb", "10m");
-    let mut terminal = world.ssh_start("gw-numb", &["-tt"], TERMINAL);
-    terminal.shows("ready");
-    let mut printing = printing(&world, "gw-numb");
-    printing.shows("line 100\n");
-    let mut frozen = Frozen::freeze(device);
-    terminal.send(b"words\n");
-    terminal.complains("the device does not answer; waiting for it");
+    let waiting = Waiting::freeze(&world, "gw-numb");
+    waiting.terminal.complains("the device does not answer; waiting for it");
     world.audited("device.disconnected", &["gw-numb", "no answer to a ping"]);
     let refused = world.ssh(&["diag@gw-numb.daypass", "echo reached"]).with(255);
     refused.says("gw-numb is not connected");
 
-    frozen.thaw();
-    terminal.shows("got words");
-    terminal.complains("the device answers again after");
-    terminal.send(b"enough\n");
-    assert_eq!(terminal.finish().ok().code(), 0);
-    printing.shows("all\n");
-    let done = printing.finish().ok();
-    assert!(done.out() == all_lines(), "{} bytes", done.stdout.len());
+    let _device = waiting.thaws();
     world.evidence_is_whole();
 }
 

@@ -7,38 +7,8 @@
     reason = "tests, named for their promise"
 )]
 
-use journeys::{Device, Program, World, marker, sleepers, until};
-use std::path::{Path, PathBuf};
+use journeys::{Device, Program, SmallDisk, World, marker, shown, sleepers, until};
 use std::process::Command;
-
-/// A disk of its own for the recordings; given back when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Needs root: a test that cannot fill a disk has shown nothing, and fails.
-    fn mount(at: &Path, mib: u32) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]).arg(at);
-        let done = Program::run(mount, b"");
-        assert_eq!(done.code(), 0, "mounting a small disk, as root: {}", done.stderr);
-        Self(at.to_owned())
-    }
-
-    fn grow(&self, mib: u32) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,size={mib}m")]).arg(&self.0);
-        assert_eq!(Program::run(mount, b"").code(), 0, "a greater disk");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut umount = Command::new("umount");
-        umount.arg("-l").arg(&self.0);
-        let _ = Program::run(umount, b"");
-    }
-}
 
 #[test]
 fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is_delivered_unrecorded() {
@@ -64,14 +34,7 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is
     // What was delivered is in the recording, byte for byte.
     let delivered = out.split("\r\ndaypass: ").next().unwrap();
     let raw = world.cli("reviewer", &["play", &id, "--raw"]).ok();
-    let recorded: String = raw
-        .out()
-        .lines()
-        .skip(1)
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|event| event[1] == "o")
-        .map(|event| event[2].as_str().unwrap().to_owned())
-        .collect();
+    let recorded = shown(&raw.out());
     // The gateway's own line comes after what the device sent.
     println!("delivered {} bytes, recorded {}", delivered.len(), recorded.len());
     assert!(delivered.len() > 100_000);
@@ -79,13 +42,13 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_the_session_and_nothing_is
 
     // With the disk still full, nobody comes in.
     let journal = world.journal("gw-0043");
-    std::fs::write(disk.0.join("filler"), vec![7; 21 * 1024 * 1024]).ok();
+    disk.fill();
     let refused = world.ssh(&["diag@gw-0043.daypass", "echo reached"]).with(255);
     refused.says("cannot be recorded");
     assert_eq!(refused.out(), "");
     assert_eq!(world.journal("gw-0043"), journal, "nothing reached the device");
     // Room again, and it goes on.
-    std::fs::remove_file(disk.0.join("filler")).unwrap();
+    disk.make_room();
     disk.grow(64);
     assert_eq!(world.ssh(&["diag@gw-0043.daypass", "echo again"]).ok().out(), "again\n");
     world.evidence_is_whole();
@@ -110,9 +73,7 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_a_file_transfer_with_the_r
     transfer.send(format!("mkdir {}/first\n", there.display()).as_bytes());
     until("the first folder to be made", || there.join("first").exists());
     let id = world.live_session("gw-0043");
-    // Filled to the last page; what fits into the page that is begun still fits.
-    let filler = disk.0.join("filler");
-    std::fs::write(&filler, vec![7; 30 << 20]).unwrap_err();
+    disk.fill();
     transfer.send(format!("put -r {} {}\n", here.display(), there.display()).as_bytes());
     let done = transfer.ends();
     assert_ne!(done.code(), 0, "{done}");
@@ -120,7 +81,7 @@ fn promise_2_no_recorder_no_session__a_full_disk_ends_a_file_transfer_with_the_r
     assert_eq!(world.ended(&id)["end_reason"], "recorder_failed");
 
     // What is on the device is on record, and not all of the tree is there.
-    std::fs::remove_file(&filler).unwrap();
+    disk.make_room();
     let events = world.cli("reviewer", &["play", &id, "--files", "--json"]).ok().out();
     let made: Vec<_> = std::fs::read_dir(there.join("tree"))
         .map(|dir| dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
@@ -168,14 +129,7 @@ fn promise_2_no_recorder_no_session__what_was_delivered_is_in_the_recording_of_a
     let delivered = out.split("\r\ndaypass: ").next().unwrap();
     world.ended(&id);
     let raw = world.cli("reviewer", &["play", &id, "--raw"]).ok();
-    let recorded: String = raw
-        .out()
-        .lines()
-        .skip(1)
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|event| event[1] == "o")
-        .map(|event| event[2].as_str().unwrap().to_owned())
-        .collect();
+    let recorded = shown(&raw.out());
     assert!(
         recorded.starts_with(delivered),
         "delivered {} bytes, recorded {}",

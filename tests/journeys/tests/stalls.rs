@@ -72,8 +72,7 @@ fn idle(place: &Place) -> u64 {
 fn cost_no_more_than_it_may(place: &Place, idle: u64) {
     // The neighbours' sessions were three at most, one after the other.
     let cost = place.world.most_memory().saturating_sub(idle);
-    println!("PROBE now {}", place.world.watch_memory());
-    println!("a stalled session and its neighbours cost the broker {cost} KiB more than the {idle} KiB that it took idle");
+    println!("idle: {idle} KiB; the stalled session and its neighbours: {cost} KiB more");
     assert!(cost < STALLED_KIB, "{cost} KiB");
 }
 
@@ -203,7 +202,6 @@ fn an_echo_into_a_reader_that_sleeps_first_arrives_whole() {
     std::fs::write(&go, "").unwrap();
     is_still("the echo to be stopped", || uploaded(ssh));
     neighbours_answer(&place);
-    println!("PROBE stalled: most {}", place.world.most_memory().saturating_sub(before));
     std::fs::write(&open, "").unwrap();
     assert_eq!(echo.ends().ok().out(), hash);
     cost_no_more_than_it_may(&place, before);
@@ -212,19 +210,11 @@ fn an_echo_into_a_reader_that_sleeps_first_arrives_whole() {
 #[test]
 fn a_forward_that_nobody_reads_stops_nobody_and_arrives_whole_when_it_is_read() {
     const SIZE: usize = 30_000_000;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let bytes = Arc::new(journeys::content(u32::try_from(SIZE).unwrap()));
     let says = bytes.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let says = says.clone();
-            std::thread::spawn(move || {
-                let mut stream = stream.unwrap();
-                // A client that is cut off wants no more.
-                let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(&says));
-            });
-        }
+    let port = journeys::service(move |mut stream| {
+        // Once it is asked; and a client that is cut off wants no more.
+        let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(&says));
     });
     let target = format!("127.0.0.1:{port}");
     let place = place("gw-paused", &["--channel", "exec,forward", "--forward", &target, "--for", "10m"]);
