@@ -35,6 +35,7 @@ pub struct Db {
     pool: AnyPool,
     kind: Kind,
     pulse: Arc<Mutex<Option<Pulse>>>,
+    anchor: Arc<Mutex<Option<AnyConnection>>>,
 }
 
 /// When it was last tried whether the database takes a decision, and whether it did.
@@ -98,13 +99,14 @@ impl Db {
                 })
             })
             // A commit that fails on a full disk ends SQLite's transaction, and the driver goes on believing in it:
-            // such a connection could never begin another.
+            // such a connection could never begin another, and is closed.
             .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect(url)
             .await
             .map_err(OpenError::Connect)?;
         MIGRATIONS.run(&pool).await?;
-        Ok(Self { pool, kind, pulse: Arc::default() })
+        let anchor = if kind == Kind::Sqlite { Some(anchor(url).await.map_err(OpenError::Connect)?) } else { None };
+        Ok(Self { pool, kind, pulse: Arc::default(), anchor: Arc::new(Mutex::new(anchor)) })
     }
 
     /// For reading outside a transaction.
@@ -149,18 +151,35 @@ impl Db {
 
     async fn takes(&self) -> Result<(), sqlx::Error> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE audit_head SET seq = seq WHERE one = 1").execute(tx.conn()).await?;
-        // A full disk is met by the commit, and by nothing before it.
+        // There and back: SQLite writes nothing for what stays the same, and a full disk is met by what is written.
+        for step in ["seq + 1", "seq - 1"] {
+            let update = format!("UPDATE audit_head SET seq = {step} WHERE one = 1");
+            sqlx::query(sqlx::AssertSqlSafe(update)).execute(tx.conn()).await?;
+        }
         tx.commit_housekeeping("the number is what it was").await
     }
 
     pub async fn close(&self) {
         self.pool.close().await;
+        if let Some(anchor) = self.anchor.lock().await.take()
+            && let Err(error) = anchor.close().await
+        {
+            tracing::warn!(%error, "the database was not closed in order");
+        }
     }
 
     pub fn is_sqlite(&self) -> bool {
         self.kind == Kind::Sqlite
     }
+}
+
+/// A connection to SQLite that only stays: with the last one its write-ahead log would go, and a disk that is full has
+/// no room to make it anew.
+async fn anchor(url: &str) -> Result<AnyConnection, sqlx::Error> {
+    let mut connection = AnyConnection::connect(url).await?;
+    // It holds what it has read.
+    sqlx::query("SELECT seq FROM audit_head").fetch_optional(&mut connection).await?;
+    Ok(connection)
 }
 
 /// A transaction that writes; dropped, it is rolled back.

@@ -18,6 +18,8 @@ fn a_full_disk_under_sqlite_lets_nothing_happen_and_loses_nothing() {
     let mut still = world.ssh_start("gw-full", &["-tt"], &silent);
     still.shows("ready");
     let still_id = world.live_session("gw-full");
+    let sealed = format!("SELECT number FROM recording WHERE session = '{still_id}' AND sealed_bytes > 0");
+    until("all of it to be sealed", || world.sql(&sealed).len() == 2);
     let ticks = format!("setsid sleep {marker} & while sleep 0.05; do echo tick; done");
     let mut printing = world.ssh_start("gw-full", &["-tt"], &ticks);
     printing.shows("tick");
