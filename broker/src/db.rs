@@ -105,7 +105,8 @@ impl Db {
             .await
             .map_err(OpenError::Connect)?;
         MIGRATIONS.run(&pool).await?;
-        let anchor = if kind == Kind::Sqlite { Some(anchor(url).await.map_err(OpenError::Connect)?) } else { None };
+        let anchor =
+            if kind == Kind::Sqlite { Some(anchor(url).await.map_err(OpenError::Connect)?) } else { None };
         Ok(Self { pool, kind, pulse: Arc::default(), anchor: Arc::new(Mutex::new(anchor)) })
     }
 
