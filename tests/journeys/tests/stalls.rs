@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a stalled session may cost the broker above what it costs when it is idle: ARCHITECTURE.md, "Flow control".
-const STALLED_KIB: u64 = 16 * 1024;
+const STALLED_KIB: u64 = 24 * 1024;
 /// How long others may take for what takes a moment, on a machine that is busy.
 const PROMPT: Duration = Duration::from_secs(10);
 
