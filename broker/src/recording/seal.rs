@@ -366,6 +366,10 @@ impl Sealer {
         let mut patience = Patience::default();
         while let Err(error) = marked().await {
             let session = &self.facts.session;
+            if matches!(error, sqlx::Error::PoolClosed) {
+                tracing::error!(%session, "the broker stops; recordings stay open until its next start");
+                return;
+            }
             tracing::error!(%session, %error, "recordings were not marked interrupted; it is tried again");
             patience.wait().await;
         }
