@@ -4,7 +4,7 @@
 use super::connection::{Place, serve};
 use super::door::Door;
 use super::live::Live;
-use super::pipe::{PipeOut, PipeStream};
+use super::pipe::{PipeOut, PipeStream, ROOM};
 use super::ssh;
 use daypass_protocol::ids::DeviceId;
 use daypass_protocol::text::made_visible;
@@ -54,7 +54,7 @@ pub async fn run<D: Door>(live: Arc<Live<D>>, person: D::Person, device: DeviceI
 
 /// Carries what the inner connection sends into the outer channel.
 async fn pump<D: Door>(live: &Live<D>, write: &ChannelWriteHalf<Msg>, out: &mut PipeOut) {
-    while let Some(bytes) = out.next(32 * 1024).await {
+    while let Some(bytes) = out.next(ROOM).await {
         live.control.room().await;
         if let Err(error) = write.data_bytes(bytes).await {
             debug!(%error, "the outer channel ended");

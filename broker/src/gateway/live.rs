@@ -9,7 +9,6 @@ use crate::session::wire::{FromEngineer, InputQueue};
 use bytes::{Bytes, BytesMut};
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::text::made_visible;
-use daypass_protocol::tunnel::frame::MAX_DATA;
 use daypass_protocol::tunnel::open::{OpenKind, Pty};
 use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelWriteHalf, Disconnect};
@@ -23,6 +22,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, warn};
 
+/// Bytes of input in one message; what a client sends in one packet at most, if it keeps to ours.
+const PIECE: usize = 32 * 1024;
 /// A packet this small in a queue this full came through a two-byte window.
 const TRICKLE: usize = 64;
 /// Messages that may wait before small ones are put together.
@@ -69,7 +70,7 @@ impl SessionEntry {
 
     fn flush_tail(&mut self) -> bool {
         let tail = self.tail.split().freeze();
-        tail.is_empty() || tail.chunks(MAX_DATA).all(|part| self.input.push(data(part)))
+        tail.is_empty() || tail.chunks(PIECE).all(|part| self.input.push(data(part)))
     }
 }
 
@@ -184,7 +185,7 @@ impl<D: Door> Live<D> {
                         self.spawn(async move { live.flush_when_drained(id, input, gone).await });
                     }
                     session.tail.extend_from_slice(bytes);
-                } else if !bytes.chunks(MAX_DATA).all(|part| session.push(data(part))) {
+                } else if !bytes.chunks(PIECE).all(|part| session.push(data(part))) {
                     channels.remove(&id);
                 }
             }
@@ -391,8 +392,8 @@ mod tests {
     async fn a_client_that_ignores_its_window_is_given_up() {
         let (live, id, _engineer) = live();
         let mut taken = 0;
-        while live.take(id, &vec![0; MAX_DATA]).is_ok() {
-            taken += MAX_DATA;
+        while live.take(id, &vec![0; PIECE]).is_ok() {
+            taken += PIECE;
             assert!(taken <= 4 * WINDOW as usize, "memory without a bound");
         }
         assert_eq!(taken, 4 * WINDOW as usize);

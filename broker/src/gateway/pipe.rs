@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
 /// Bytes that may wait for the pump.
-const ROOM: usize = 128 * 1024;
+pub const ROOM: usize = 128 * 1024;
 
 /// Makes a pipe: the outer connection's two ends, and the stream of the inner connection.
 pub fn pipe() -> (PipeIn, PipeOut, PipeStream) {

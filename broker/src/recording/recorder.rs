@@ -172,7 +172,7 @@ impl ChannelRecorder {
     pub async fn pass_in(&self, bytes: Bytes) -> Result<Passed, NotPassed> {
         self.input(bytes.len())?;
         let Own::Files(tap) = &self.own else { return Ok(Passed::whole(bytes)) };
-        let (passed, pending) = tap.take(&self.sealer, Side::Client, bytes).await?;
+        let (passed, mut pending) = tap.take(&self.sealer, Side::Client, bytes).await?;
         pending.recorded().await?;
         Ok(passed)
     }

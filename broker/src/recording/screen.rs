@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
-/// Read at once. A line can be longer: a piece of 32 KiB with each byte escaped.
+/// Read at once. A line can be longer: a piece of 128 KiB with each byte escaped.
 const CHUNK: usize = 64 * 1024;
 /// Longest line that is waited for: more than the recorder makes of one piece.
 const MAX_LINE: usize = 1 << 20;
@@ -218,7 +218,7 @@ mod tests {
         let mut all = read(&mut tail).await.0;
         assert!(all.starts_with("{\"") && all.contains("\"version\":2"), "{all}");
         // Each byte of it is escaped: a line of more than one chunk.
-        for text in ["one\r\n", &"\u{1b}".repeat(32 * 1024), "three"] {
+        for text in ["one\r\n", &"\u{1b}".repeat(128 * 1024), "three"] {
             let lines = say(&terminal, &mut tail, text).await;
             assert_eq!(lines.lines().count(), 1, "{}", lines.len());
             all += &lines;

@@ -49,8 +49,9 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub async fn recorded(self) -> Result<(), RecordError> {
-        let answer = self.answer.await.unwrap_or(Err(RecordError::Stopped));
+    /// Waits until the recorder has it. Asked again only if the call was dropped.
+    pub async fn recorded(&mut self) -> Result<(), RecordError> {
+        let answer = (&mut self.answer).await.unwrap_or(Err(RecordError::Stopped));
         answer.map_err(|error| self.sealer.poison(error))
     }
 }

@@ -82,7 +82,7 @@ impl Tap {
         if side == Side::Device {
             self.answered.notify_one();
         }
-        let pending = self.submit(sealer, lane).await?;
+        let mut pending = self.submit(sealer, lane).await?;
         match fed {
             Ok(passed) => Ok((passed, pending)),
             Err(broken) => {

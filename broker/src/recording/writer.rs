@@ -1,7 +1,8 @@
 //! The thread that writes a session's files.
 //!
-//! One thread per session, so that a disk that stalls holds up this session and no other. It answers a
-//! piece as soon as the kernel has it, and hashes it while the piece is already on its way.
+//! One thread per session, so that a disk that stalls holds up this session and no other. What has piled up for
+//! one file is written at once. A piece is answered as soon as the kernel has it, and hashed while it is already
+//! on its way.
 
 use super::RecordError;
 use super::asciicast::Encoder;
@@ -24,8 +25,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Commands that may wait; each holds at most one chunk of a channel.
 pub(super) const QUEUE: usize = 16;
+/// Bytes that make no more pieces wait for the same write.
+const GATHER: usize = 128 * 1024;
 /// A buffer that grew larger for one big piece is given back.
-const KEEP_BUFFER: usize = 256 * 1024;
+const KEEP_BUFFER: usize = 2 * GATHER;
 
 pub(super) enum Start {
     Events,
@@ -131,9 +134,19 @@ struct Left {
     most: u64,
 }
 
+/// Pieces of one track.
+#[derive(Default)]
+struct Gathered {
+    number: i64,
+    /// One for each of them.
+    answers: Vec<Answer<()>>,
+}
+
 struct Writer {
     tracks: BTreeMap<i64, Track>,
     buffer: Vec<u8>,
+    /// What lies in the buffer and is not written.
+    gathered: Gathered,
     began: Instant,
     growth: Arc<Growth>,
     screens: Screens,
@@ -161,14 +174,16 @@ pub(super) fn start(
         let mut writer = Writer {
             tracks: BTreeMap::new(),
             buffer: Vec::new(),
+            gathered: Gathered::default(),
             began: Instant::now(),
             growth,
             screens,
             left: most.map(|most| Left { bytes: most, most }),
             failed: None,
         };
-        while let Some(command) = commands.blocking_recv() {
-            writer.obey(command);
+        let mut piled_up = Vec::new();
+        while commands.blocking_recv_many(&mut piled_up, QUEUE) > 0 {
+            writer.obey(piled_up.drain(..));
         }
     })?;
     Ok(sender)
@@ -177,29 +192,44 @@ pub(super) fn start(
 impl Writer {
     // An answer that nobody waits for any more is dropped: its caller was cancelled, and the bytes were
     // recorded without having been delivered.
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Open { number, path, start, done } => {
-                let result = self.alive().and_then(|()| {
-                    self.open(number, &path, start).map_err(|error| self.fail(RecordError::starting(error)))
-                });
-                let _ = done.send(result);
+    fn obey(&mut self, commands: impl Iterator<Item = Command>) {
+        for command in commands {
+            if let Command::Append { number, piece, done } = command {
+                if number != self.gathered.number || self.buffer.len() >= GATHER {
+                    self.write();
+                }
+                match self.gather(number, piece) {
+                    Ok(()) => self.gathered.answers.push(done),
+                    Err(error) => drop(done.send(Err(error))),
+                }
+                continue;
             }
-            Command::Append { number, piece, done } => self.append(number, piece, done),
-            Command::Snapshot { done } => {
-                let _ = done.send(self.alive().map(|()| self.snapshot()));
-            }
-            Command::Finish { number, done } => {
-                let result = self.alive().and_then(|()| match number {
-                    Some(number) => self.finish(number).map(|snapshot| vec![snapshot]),
-                    None => {
-                        let numbers: Vec<i64> = self.tracks.keys().copied().collect();
-                        numbers.into_iter().map(|number| self.finish(number)).collect()
-                    }
-                });
-                let _ = done.send(result);
+            self.write();
+            match command {
+                Command::Append { .. } => {}
+                Command::Open { number, path, start, done } => {
+                    let result = self.alive().and_then(|()| {
+                        self.open(number, &path, start)
+                            .map_err(|error| self.fail(RecordError::starting(error)))
+                    });
+                    let _ = done.send(result);
+                }
+                Command::Snapshot { done } => {
+                    let _ = done.send(self.alive().map(|()| self.snapshot()));
+                }
+                Command::Finish { number, done } => {
+                    let result = self.alive().and_then(|()| match number {
+                        Some(number) => self.finish(number).map(|snapshot| vec![snapshot]),
+                        None => {
+                            let numbers: Vec<i64> = self.tracks.keys().copied().collect();
+                            numbers.into_iter().map(|number| self.finish(number)).collect()
+                        }
+                    });
+                    let _ = done.send(result);
+                }
             }
         }
+        self.write();
     }
 
     fn alive(&self) -> Result<(), RecordError> {
@@ -240,11 +270,9 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, number: i64, piece: Piece, done: Answer<()>) {
-        if let Err(error) = self.alive() {
-            let _ = done.send(Err(error));
-            return;
-        }
+    /// Puts a piece behind those of its track that are written next.
+    fn gather(&mut self, number: i64, piece: Piece) -> Result<(), RecordError> {
+        self.alive()?;
         let costs = match &piece {
             Piece::Output(_, bytes) => bytes.len(),
             Piece::Events(events) => {
@@ -252,61 +280,60 @@ impl Writer {
             }
             Piece::Event(_) | Piece::Resize { .. } => 0,
         };
-        if let Err(error) = self.spend(costs as u64) {
-            let _ = done.send(Err(error));
-            return;
-        }
+        self.spend(costs as u64)?;
         let at = self.began.elapsed();
-        let Some(track) = self.tracks.get_mut(&number) else {
-            let _ = done.send(Err(RecordError::Closed));
-            return;
-        };
-        self.buffer.clear();
-        match (&mut track.format, piece) {
-            (Format::Events, Piece::Event(event)) => {
-                if let Err(error) = write_line(at, &event, &mut self.buffer) {
-                    let error = self.fail(RecordError::writing(error));
-                    let _ = done.send(Err(error));
-                    return;
-                }
-            }
+        let track = self.tracks.get_mut(&number).ok_or(RecordError::Closed)?;
+        self.gathered.number = number;
+        let encoded = match (&mut track.format, piece) {
+            (Format::Events, Piece::Event(event)) => write_line(at, &event, &mut self.buffer),
             (Format::Events, Piece::Events(events)) => {
-                let written = events.iter().try_for_each(|event| write_line(at, event, &mut self.buffer));
-                if let Err(error) = written {
-                    let error = self.fail(RecordError::writing(error));
-                    let _ = done.send(Err(error));
-                    return;
-                }
+                events.iter().try_for_each(|event| write_line(at, event, &mut self.buffer))
             }
             (Format::Asciicast(encoder), Piece::Output(_, bytes)) => {
                 encoder.output(at, &bytes, &mut self.buffer);
+                Ok(())
             }
             (Format::Asciicast(_), Piece::Resize { cols, rows }) => {
                 Encoder::resize(at, cols, rows, &mut self.buffer);
+                Ok(())
             }
             (Format::Output, Piece::Output(stream, bytes)) => {
                 output::encode(at, stream, &bytes, &mut self.buffer);
+                Ok(())
             }
-            (Format::Output, Piece::Resize { .. }) => {}
+            (Format::Output, Piece::Resize { .. }) => Ok(()),
             (Format::Events, _) | (_, Piece::Event(_) | Piece::Events(_)) => {
-                let error =
-                    io::Error::new(io::ErrorKind::InvalidInput, "this recording does not take such a piece");
-                let error = self.fail(RecordError::writing(error));
-                let _ = done.send(Err(error));
-                return;
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "this recording does not take such a piece"))
             }
-        }
-        if let Err(error) = track.file.as_ref().write_all(&self.buffer) {
-            let error = self.fail(RecordError::writing(error));
-            let _ = done.send(Err(error));
+        };
+        encoded.map_err(|error| self.fail(RecordError::writing(error)))
+    }
+
+    /// Writes what was gathered, and answers for it.
+    fn write(&mut self) {
+        if self.gathered.answers.is_empty() {
+            self.buffer.clear();
             return;
         }
-        let _ = done.send(Ok(()));
-        track.took(&self.buffer);
-        if matches!(track.format, Format::Asciicast(_)) {
-            self.screens.grew(number, track.bytes);
+        let number = self.gathered.number;
+        let written = self.alive().and_then(|()| {
+            let track = self.tracks.get(&number).ok_or(RecordError::Closed)?;
+            track.file.as_ref().write_all(&self.buffer).map_err(RecordError::writing)
+        });
+        let written = written.map_err(|error| self.fail(error));
+        for done in self.gathered.answers.drain(..) {
+            let _ = done.send(written.clone());
         }
-        self.growth.add(self.buffer.len() as u64);
+        if written.is_ok()
+            && let Some(track) = self.tracks.get_mut(&number)
+        {
+            track.took(&self.buffer);
+            if matches!(track.format, Format::Asciicast(_)) {
+                self.screens.grew(number, track.bytes);
+            }
+            self.growth.add(self.buffer.len() as u64);
+        }
+        self.buffer.clear();
         if self.buffer.capacity() > KEEP_BUFFER {
             self.buffer = Vec::new();
         }
@@ -355,27 +382,91 @@ impl Writer {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn no_recorder_no_session_after_one_failure_no_piece_is_taken_any_more() {
-        let dir = tempfile::tempdir().unwrap();
+    fn writer() -> Writer {
         let growth = Growth { unsealed: AtomicU64::new(0), grown: Notify::new(), much: 1 };
-        let mut writer = Writer {
+        Writer {
             tracks: BTreeMap::new(),
             buffer: Vec::new(),
+            gathered: Gathered::default(),
             began: Instant::now(),
             growth: Arc::new(growth),
             screens: Screens::default(),
             left: None,
             failed: None,
-        };
+        }
+    }
+
+    fn output(number: i64, bytes: &'static [u8]) -> (Command, oneshot::Receiver<Result<(), RecordError>>) {
+        let (done, answer) = oneshot::channel();
+        let piece = Piece::Output(OutputStream::Stdout, Bytes::from_static(bytes));
+        (Command::Append { number, piece, done }, answer)
+    }
+
+    #[tokio::test]
+    async fn no_recorder_no_session_after_one_failure_no_piece_is_taken_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer();
         let path = dir.path().join("output");
         writer.open(1, &path, Start::Output).unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
         // A piece that waited behind one that tore.
         writer.fail(RecordError::Stopped);
-        let (done, answer) = oneshot::channel();
-        writer.append(1, Piece::Output(OutputStream::Stdout, Bytes::from_static(b"late")), done);
+        let (command, answer) = output(1, b"late");
+        writer.obey([command].into_iter());
         assert!(answer.await.unwrap().is_err());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), length, "nothing is written behind a torn piece");
+    }
+
+    #[tokio::test]
+    async fn what_has_piled_up_is_written_to_where_each_piece_belongs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, paths) = (writer(), [1, 2].map(|number| dir.path().join(number.to_string())));
+        for (number, path) in (1..).zip(&paths) {
+            writer.open(number, path, Start::Output).unwrap();
+        }
+        let (commands, answers): (Vec<_>, Vec<_>) = [
+            output(1, b"one"),
+            output(1, b"two"),
+            output(2, b"three"),
+            output(7, b"nowhere"),
+            output(1, b"four"),
+        ]
+        .into_iter()
+        .unzip();
+        writer.obey(commands.into_iter());
+        let mut taken = Vec::new();
+        for answer in answers {
+            taken.push(answer.await.unwrap().is_ok());
+        }
+        assert_eq!(taken, [true, true, true, false, true]);
+        let said = paths.map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
+        let found = |text: &str| said.each_ref().map(|said| said.find(text).is_some());
+        assert!(["one", "two", "four"].iter().all(|text| found(text) == [true, false]));
+        assert_eq!(found("three"), [false, true]);
+        let hashed = writer.snapshot();
+        for (snapshot, number) in hashed.iter().zip(1..) {
+            let path = dir.path().join(snapshot.number.to_string());
+            assert_eq!(snapshot.number, number);
+            assert_eq!(snapshot.sha256, hex::encode(Sha256::digest(std::fs::read(path).unwrap())));
+        }
+        assert_eq!(hashed.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn no_recorder_no_session_pieces_of_a_write_that_fails_are_all_refused() {
+        let mut writer = writer();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("output");
+        writer.open(1, &path, Start::Output).unwrap();
+        // A disk that is full: the track writes where nothing can be.
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        writer.tracks.get_mut(&1).unwrap().file = Arc::new(full);
+        let (commands, answers): (Vec<_>, Vec<_>) =
+            [output(1, b"one"), output(1, b"two")].into_iter().unzip();
+        writer.obey(commands.into_iter());
+        for answer in answers {
+            assert!(answer.await.unwrap().is_err());
+        }
+        assert!(writer.alive().is_err());
     }
 }

@@ -6,7 +6,9 @@ use super::wire::{DeviceChannel, EngineerChannel, FromDevice, FromEngineer, ToDe
 use super::{End, Live, absence, store};
 use crate::audit::{self, Event, Kind};
 use crate::broker::Ctx;
-use crate::recording::{ChannelFacts, ChannelRecorder, NotPassed, RecordError, Recorder, SessionEvent};
+use crate::recording::{
+    ChannelFacts, ChannelRecorder, NotPassed, Pending, RecordError, Recorder, SessionEvent,
+};
 use crate::request::OutOfScope;
 use crate::tunnel::{Gone, Keeper, OpenAsk, OpenError, Tunnels};
 use daypass_protocol::api::EndReason;
@@ -16,8 +18,7 @@ use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
 use daypass_protocol::tunnel::frame::{CloseCode, Exit};
 use daypass_protocol::tunnel::open::OpenKind;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesOrdered;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -30,7 +31,7 @@ const WARNING: Duration = Duration::from_mins(1);
 /// What a channel may take to hand over its last messages once the session is over.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Pieces of output that may be with the recorder at once; each is at most one frame of the tunnel.
-const AHEAD: usize = 8;
+const AHEAD: usize = 4;
 /// Exit status of a file transfer that was ended because it could not be read.
 const UNREADABLE: u32 = 1;
 
@@ -358,6 +359,16 @@ impl From<NotPassed> for Over {
     }
 }
 
+/// Waits until the recorder has what is first in line; `None` where nothing is.
+async fn first_recorded(
+    recording: &mut VecDeque<(Vec<ToEngineer>, Pending)>,
+) -> Option<Result<(), RecordError>> {
+    match recording.front_mut() {
+        Some((_, pending)) => Some(pending.recorded().await),
+        None => None,
+    }
+}
+
 /// Lets bytes flow until either end closes or the session is over. A byte goes on only after the recorder
 /// has it.
 async fn join(
@@ -412,15 +423,16 @@ async fn join(
     let down = async {
         let (mut left, mut over) = (false, None);
         // In order: recorded, then delivered. The writer has the next pieces while it answers for the first.
-        let mut recording = FuturesOrdered::new();
+        let mut recording = VecDeque::<(Vec<ToEngineer>, Pending)>::with_capacity(AHEAD);
         loop {
             tokio::select! {
                 biased;
-                Some((messages, recorded)) = recording.next() => {
-                    if let Err(error) = recorded {
-                        return Over::Recorder(error);
-                    }
-                    for message in messages {
+                Some(recorded) = first_recorded(&mut recording) => {
+                    let messages = match recorded {
+                        Ok(()) => recording.pop_front().map(|(messages, _)| messages),
+                        Err(error) => return Over::Recorder(error),
+                    };
+                    for message in messages.into_iter().flatten() {
                         // Nobody reads any more; what the process still says is recorded all the same.
                         left = left || output.send(message).await.is_err();
                     }
@@ -470,10 +482,7 @@ async fn join(
                         }
                     };
                     match pending {
-                        Ok(pending) => recording.push_back(async move {
-                            let recorded = pending.recorded().await;
-                            (messages, recorded)
-                        }),
+                        Ok(pending) => recording.push_back((messages, pending)),
                         Err(error) => return Over::Recorder(error),
                     }
                 }

@@ -1,7 +1,8 @@
 //! The two ends that a session joins: the engineer's channel and the device's.
 //!
 //! Both are queues with a bound. The engineer's input is counted in bytes, because the gateway opens the
-//! SSH window by what is still queued; the others are bounded in messages of at most 32 KiB.
+//! SSH window by what is still queued; the others are bounded in messages: of at most 128 KiB from the device, 32 KiB
+//! to it.
 
 use bytes::Bytes;
 use daypass_protocol::tunnel::Stream;
@@ -11,8 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
-/// Messages that may wait towards the engineer, or either way at the device.
-pub const QUEUE: usize = 8;
+/// Messages that may wait on their way from the device, each time they change hands.
+pub const QUEUE: usize = 4;
+/// Messages that may wait on their way to the device.
+pub const QUEUE_IN: usize = 8;
 
 /// From the engineer's client. The end of the queue is the end of the channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,33 +8,35 @@
 //! acknowledged, until [`Kept`] has found another stream for it or the session is over.
 
 use super::attention::Attention;
-use super::connection::Stream;
+use super::connection::{FrameReader, FrameWriter};
 use super::kept::Kept;
 use super::server::Limits;
-use crate::session::wire::{DeviceChannel, FromDevice, QUEUE, ToDevice};
-use bytes::{Bytes, BytesMut};
+use crate::session::wire::{DeviceChannel, FromDevice, QUEUE, QUEUE_IN, ToDevice};
+use bytes::BytesMut;
 use daypass_protocol::ids::DeviceId;
 use daypass_protocol::tunnel::Stream as Which;
-use daypass_protocol::tunnel::frame::{CloseCode, Frame, FrameError, MAX_DATA, merge};
+use daypass_protocol::tunnel::frame::{CloseCode, DATA_HEADER, Frame, FrameError, MAX_DATA, merge};
 use daypass_protocol::tunnel::open::{Received, WindowSize};
+use daypass_protocol::tunnel::stream::ReadError;
+use daypass_protocol::tunnel::unacked::Unacked;
 use std::collections::VecDeque;
 use std::future::pending;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes read from the stream at once, and gathered before they are written to it.
-const BATCH: usize = 64 * 1024;
+/// Most bytes of input in one message of a session.
+const PIECE: usize = 32 * 1024;
 /// Unacknowledged bytes after which an ack is due at once.
 const ACK_BYTES: u64 = 64 * 1024;
 /// Input that is kept until it is acknowledged, and about as much as may be on its way.
-const KEEP: usize = 512 * 1024;
+const KEEP: usize = 1024 * 1024;
 /// Output that is held while the session does not take it: more than a device has unacknowledged.
-const HOLD: usize = 1024 * 1024;
+const HOLD: usize = 1536 * 1024;
 /// How much later than the end of a stream the end of its tunnel may be noticed.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -53,10 +55,10 @@ enum Breach {
     Truncated,
 }
 
-/// A stream of the tunnel on which a channel runs, and what came behind the device's answer.
+/// A stream of the tunnel on which a channel runs.
 pub(super) struct Link {
-    pub stream: Stream,
-    pub input: BytesMut,
+    pub reader: FrameReader,
+    pub writer: FrameWriter,
     /// The channel's place among those of the tunnel.
     pub room: Attention,
     /// Cancelled with the tunnel.
@@ -64,34 +66,10 @@ pub(super) struct Link {
     pub limits: Limits,
 }
 
-/// What was sent to the process and is not acknowledged yet.
-#[derive(Debug, Default)]
-struct Unacked {
-    /// How many bytes the device has acknowledged.
-    acked: u64,
-    bytes: VecDeque<u8>,
-}
-
-impl Unacked {
-    fn sent(&self) -> u64 {
-        self.acked + self.bytes.len() as u64
-    }
-
-    /// False for what was not sent, or was acknowledged before.
-    fn forget(&mut self, acked: u64) -> bool {
-        if !(self.acked..=self.sent()).contains(&acked) {
-            return false;
-        }
-        let n = usize::try_from(acked - self.acked).unwrap_or(usize::MAX);
-        self.bytes.drain(..n.min(self.bytes.len()));
-        self.acked = acked;
-        true
-    }
-}
-
 /// What the two directions know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// What was sent to the process, or is to be.
     unacked: Mutex<Unacked>,
     /// Something was acknowledged.
     room: Notify,
@@ -101,10 +79,21 @@ struct Shared {
     /// The device's direction is over: nothing more needs to be said to it.
     device_done: CancellationToken,
     /// The device broke the protocol, and this is what to tell it.
-    breach: std::sync::OnceLock<String>,
+    breach: OnceLock<String>,
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            unacked: Mutex::new(Unacked::new(Which::Data)),
+            room: Notify::new(),
+            acks: [AtomicU64::new(0), AtomicU64::new(0)],
+            ack_due: Notify::new(),
+            device_done: CancellationToken::new(),
+            breach: OnceLock::new(),
+        }
+    }
+
     fn unacked(&self) -> MutexGuard<'_, Unacked> {
         self.unacked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,10 +109,10 @@ fn index(stream: Which) -> usize {
 /// Starts the pumps of a stream on which `opened` has arrived. Once its tunnel is lost, `kept` finds the
 /// next one, and the channel goes on there.
 pub(super) fn start(link: Link, device: DeviceId, kept: Option<Kept>) -> DeviceChannel {
-    let (to_device, from_session) = mpsc::channel(QUEUE);
+    let (to_device, from_session) = mpsc::channel(QUEUE_IN);
     let (to_session, from_device) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let shared = Shared::default();
+        let shared = Shared::new();
         let mut incoming = Incoming::new(to_session, &shared, link.limits);
         let mut outgoing = Outgoing::new(from_session, &shared, link.limits);
         let mut link = link;
@@ -131,7 +120,7 @@ pub(super) fn start(link: Link, device: DeviceId, kept: Option<Kept>) -> DeviceC
             let Some(kept) = &kept else { return };
             let Some((next, received)) = kept.resume(incoming.known()).await else { return };
             // The device says how much of its input it has. It cannot have what was never sent.
-            if !shared.unacked().forget(received) {
+            if !shared.unacked().rewind(received) {
                 tracing::warn!(%device, received, "a device resumed a channel with input that it was never sent");
                 return;
             }
@@ -158,11 +147,10 @@ async fn run(
     outgoing: &mut Outgoing<'_>,
     device: &DeviceId,
 ) -> Fate {
-    let Link { stream, input, room: _room, lost, .. } = link;
-    let (reader, writer) = tokio::io::split(stream);
+    let Link { reader, writer, room: _room, lost, .. } = link;
     let shared = incoming.shared;
     let incoming = async {
-        let fate = incoming.run(reader, input, &lost, device).await;
+        let fate = incoming.run(reader, &lost, device).await;
         if fate == Fate::Over {
             shared.device_done.cancel();
         }
@@ -201,8 +189,7 @@ struct Incoming<'a> {
 
 /// The stream, as it is read.
 struct Input<'a> {
-    reader: ReadHalf<Stream>,
-    bytes: BytesMut,
+    reader: FrameReader,
     lost: &'a CancellationToken,
 }
 
@@ -259,17 +246,11 @@ impl<'a> Incoming<'a> {
         Received { data: self.received[0], stderr: self.received[1] }
     }
 
-    async fn run(
-        &mut self,
-        reader: ReadHalf<Stream>,
-        input: BytesMut,
-        lost: &CancellationToken,
-        device: &DeviceId,
-    ) -> Fate {
+    async fn run(&mut self, reader: FrameReader, lost: &CancellationToken, device: &DeviceId) -> Fate {
         let mut acks = tokio::time::interval(self.limits.ack);
         acks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.exited_here = false;
-        let fate = match self.pump(Input { reader, bytes: input, lost }, &mut acks).await {
+        let fate = match self.pump(Input { reader, lost }, &mut acks).await {
             Ok(fate) => fate,
             Err(breach) => {
                 let message = breach.to_string();
@@ -291,14 +272,12 @@ impl<'a> Incoming<'a> {
             // Nothing counts behind the device's close.
             let open = !self.passing.back().is_some_and(Passing::is_last);
             let room = open && self.held < HOLD;
-            if room && let Some(frame) = Frame::decode(&mut input.bytes)? {
+            if room && let Some(frame) = input.reader.arrived()? {
                 if let Some(message) = self.take(frame)? {
                     self.pass(message);
                 }
                 continue;
             }
-            // Room for one batch; what is decoded has left the buffer, so this does not grow.
-            input.bytes.reserve(BATCH);
             tokio::select! {
                 biased;
                 () = input.lost.cancelled() => return Ok(Fate::Lost),
@@ -312,10 +291,15 @@ impl<'a> Incoming<'a> {
                     Err(_) => return self.drain(input).await,
                 },
                 _ = acks.tick() => self.note_handed_on(false),
-                read = input.reader.read_buf(&mut input.bytes), if room => match read {
-                    Ok(1..) => {}
+                frame = input.reader.next(), if room => match frame {
+                    Ok(Some(frame)) => {
+                        if let Some(message) = self.take(frame)? {
+                            self.pass(message);
+                        }
+                    }
+                    Err(ReadError::Frame(error)) => return Err(error.into()),
                     // With the tunnel, or alone?
-                    Ok(0) | Err(_) => return match timeout(SAME_END, input.lost.cancelled()).await {
+                    Ok(None) | Err(ReadError::Io(_)) => return match timeout(SAME_END, input.lost.cancelled()).await {
                         Ok(()) => Ok(Fate::Lost),
                         Err(_) => Err(Breach::Truncated),
                     },
@@ -373,21 +357,17 @@ impl<'a> Incoming<'a> {
         self.held = 0;
         let deadline = Instant::now() + self.limits.drain;
         loop {
-            while let Some(frame) = Frame::decode(&mut input.bytes)? {
-                if matches!(frame, Frame::Close { .. }) {
-                    return Ok(Fate::Over);
-                }
-                self.take(frame)?;
-            }
-            input.bytes.reserve(BATCH);
             tokio::select! {
-                read = timeout_at(deadline, input.reader.read_buf(&mut input.bytes)) => match read {
-                    Ok(Ok(1..)) => {}
-                    Ok(_) => return Ok(match timeout(SAME_END, input.lost.cancelled()).await {
+                frame = timeout_at(deadline, input.reader.next()) => match frame {
+                    Ok(Ok(Some(Frame::Close { .. }))) | Err(_) => return Ok(Fate::Over),
+                    Ok(Ok(Some(frame))) => {
+                        self.take(frame)?;
+                    }
+                    Ok(Err(ReadError::Frame(error))) => return Err(error.into()),
+                    Ok(Ok(None) | Err(ReadError::Io(_))) => return Ok(match timeout(SAME_END, input.lost.cancelled()).await {
                         Ok(()) => Fate::Lost,
                         Err(_) => Fate::Over,
                     }),
-                    Err(_) => return Ok(Fate::Over),
                 },
                 () = input.lost.cancelled() => return Ok(Fate::Lost),
             }
@@ -425,7 +405,7 @@ impl<'a> Incoming<'a> {
             Frame::Ack { stream: Which::Data, offset } => {
                 let mut unacked = self.shared.unacked();
                 if !unacked.forget(offset) {
-                    return Err(Breach::Ack { found: offset, acked: unacked.acked, sent: unacked.sent() });
+                    return Err(Breach::Ack { found: offset, acked: unacked.acked(), sent: unacked.sent() });
                 }
                 self.shared.room.notify_one();
                 return Ok(None);
@@ -495,133 +475,139 @@ impl<'a> Outgoing<'a> {
 
     /// Everything that is lost when this is dropped is lost with the stream: what has to be said again on
     /// the next one is in `self`.
-    async fn run(&mut self, mut writer: WriteHalf<Stream>) {
+    async fn run(&mut self, mut writer: FrameWriter) {
         {
             let shared = self.shared;
             tokio::select! {
-                () = self.pump(&mut writer) => {}
+                // Once it has failed, the reading side finds out why.
+                Ok(()) = self.pump(&mut writer) => {}
                 () = shared.device_done.cancelled() => {}
             }
         }
-        let mut out = BytesMut::new();
-        self.put_acks(&mut out);
         // Also in answer to a close: a device keeps what it has said until it knows that it was heard.
         let (code, message) = match self.shared.breach.get() {
             Some(breach) => (CloseCode::Protocol, breach.clone()),
             None => self.closing.clone().unwrap_or((CloseCode::Done, String::new())),
         };
-        // Encoding a close cannot fail: its message is cut to what fits.
-        let _ = Frame::Close { code, message }.encode(&mut out);
         // A device that does not read its stream is told by `end_session` on the control stream.
+        let patience = self.limits.drain;
         let said = async {
-            writer.write_all(&out).await?;
-            writer.shutdown().await
+            self.say_acks(&mut writer).await?;
+            writer.send(&Frame::Close { code, message }).await?;
+            writer.close().await
         };
-        let _ = timeout(self.limits.drain, said).await;
+        let _ = timeout(patience, said).await;
     }
 
-    /// Until there is nothing left to say but the close, or the stream has failed.
-    async fn pump(&mut self, writer: &mut WriteHalf<Stream>) {
-        let mut out = BytesMut::with_capacity(BATCH + 64);
-        if std::mem::take(&mut self.again) && !self.say_again(writer, &mut out).await {
-            return pending().await;
+    /// Until there is nothing left to say but the close; never when the stream has failed.
+    async fn pump(&mut self, writer: &mut FrameWriter) -> io::Result<()> {
+        match self.pump_fallible(writer).await {
+            Ok(()) => Ok(()),
+            Err(_) => pending().await,
+        }
+    }
+
+    async fn pump_fallible(&mut self, writer: &mut FrameWriter) -> io::Result<()> {
+        if std::mem::take(&mut self.again) {
+            self.say_again(writer).await?;
         }
         while self.closing.is_none() {
             let shared = self.shared;
-            let has_room = shared.unacked().bytes.len() < KEEP;
+            let has_room = shared.unacked().cost() < KEEP;
             tokio::select! {
                 message = self.from_session.recv(), if has_room => {
                     let mut next = Some(message);
                     while let Some(message) = next.take() {
-                        self.put(message, &mut out);
-                        if self.closing.is_none() && out.len() < BATCH {
-                            next = self.from_session.try_recv().ok().map(Some);
-                        }
+                        next = self.say(message, writer).await?;
                     }
                 }
                 // Asked again above.
                 () = shared.room.notified(), if !has_room => {}
-                () = shared.ack_due.notified() => self.put_acks(&mut out),
-            }
-            if !write(writer, &mut out).await {
-                // The reading side finds out why.
-                return pending().await;
+                () = shared.ack_due.notified() => self.say_acks(writer).await?,
             }
         }
+        Ok(())
     }
 
-    /// Takes a message over: from here on it is said, on whatever stream.
-    fn put(&mut self, message: Option<ToDevice>, out: &mut BytesMut) {
+    /// Takes a message over: from here on it is said, on whatever stream. Data takes what waits behind it into
+    /// its frame; what is no data comes back.
+    async fn say(
+        &mut self,
+        message: Option<ToDevice>,
+        writer: &mut FrameWriter,
+    ) -> io::Result<Option<Option<ToDevice>>> {
+        let mut next = None;
         match message {
             Some(ToDevice::Close { code, message }) => self.closing = Some((code, message)),
             None => self.closing = Some((CloseCode::Ended, "the session has ended".to_owned())),
             // Bytes after the end of input have nowhere to go.
             Some(ToDevice::Data(_) | ToDevice::Eof) if self.eof => {}
-            Some(ToDevice::Data(mut bytes)) => {
-                let mut unacked = self.shared.unacked();
-                while !bytes.is_empty() {
-                    let part = bytes.split_to(bytes.len().min(MAX_DATA));
-                    let offset = unacked.sent();
-                    unacked.bytes.extend(&part);
-                    let _ = Frame::Data { stream: Which::Data, offset, bytes: part }.encode(out);
+            Some(ToDevice::Data(bytes)) => {
+                let behind = (self.from_session.len() * PIECE).min(MAX_DATA.saturating_sub(bytes.len()));
+                let mut frame = BytesMut::with_capacity(DATA_HEADER + bytes.len() + behind);
+                frame.extend_from_slice(&[0; DATA_HEADER]);
+                frame.extend_from_slice(&bytes);
+                while frame.len() + PIECE <= DATA_HEADER + MAX_DATA
+                    && let Ok(message) = self.from_session.try_recv()
+                {
+                    match message {
+                        ToDevice::Data(bytes) => frame.extend_from_slice(&bytes),
+                        other => {
+                            next = Some(Some(other));
+                            break;
+                        }
+                    }
                 }
+                self.shared.unacked().push(frame);
+                self.say_data(writer).await?;
             }
             Some(ToDevice::Eof) => {
                 self.eof = true;
-                let offset = self.shared.unacked().sent();
-                let _ = Frame::Eof { stream: Which::Data, offset }.encode(out);
+                self.say_eof(writer).await?;
             }
             Some(ToDevice::Resize(size)) => {
                 self.size = Some(size);
-                let _ = Frame::Resize(size).encode(out);
+                writer.send(&Frame::Resize(size)).await?;
             }
-            Some(ToDevice::Signal(name)) => {
-                let _ = Frame::Signal(name).encode(out);
-            }
+            Some(ToDevice::Signal(name)) => writer.send(&Frame::Signal(name)).await?,
         }
+        Ok(next)
+    }
+
+    async fn say_data(&self, writer: &mut FrameWriter) -> io::Result<()> {
+        loop {
+            writer.ready().await?;
+            let Some(frame) = self.shared.unacked().next_frame() else { return Ok(()) };
+            writer.begin(frame);
+        }
+    }
+
+    async fn say_eof(&self, writer: &mut FrameWriter) -> io::Result<()> {
+        let offset = self.shared.unacked().sent();
+        writer.send(&Frame::Eof { stream: Which::Data, offset }).await
     }
 
     /// Sends what the device has not received, and what may have been lost beside it.
-    async fn say_again(&self, writer: &mut WriteHalf<Stream>, out: &mut BytesMut) -> bool {
-        let (mut offset, mut bytes) = {
-            let unacked = self.shared.unacked();
-            (unacked.acked, Bytes::from(unacked.bytes.iter().copied().collect::<Vec<_>>()))
-        };
-        while !bytes.is_empty() {
-            let part = bytes.split_to(bytes.len().min(MAX_DATA));
-            let length = part.len() as u64;
-            let _ = Frame::Data { stream: Which::Data, offset, bytes: part }.encode(out);
-            offset += length;
-            if out.len() >= BATCH && !write(writer, out).await {
-                return false;
-            }
-        }
+    async fn say_again(&self, writer: &mut FrameWriter) -> io::Result<()> {
+        self.say_data(writer).await?;
         if let Some(size) = self.size {
-            let _ = Frame::Resize(size).encode(out);
+            writer.send(&Frame::Resize(size)).await?;
         }
         if self.eof {
-            let _ = Frame::Eof { stream: Which::Data, offset }.encode(out);
+            self.say_eof(writer).await?;
         }
-        write(writer, out).await
+        Ok(())
     }
 
-    fn put_acks(&mut self, out: &mut BytesMut) {
+    async fn say_acks(&mut self, writer: &mut FrameWriter) -> io::Result<()> {
         for stream in [Which::Data, Which::Stderr] {
             let at = index(stream);
             let offset = self.shared.acks[at].load(Ordering::Acquire);
             if offset > self.acked[at] {
                 self.acked[at] = offset;
-                let _ = Frame::Ack { stream, offset }.encode(out);
+                writer.send(&Frame::Ack { stream, offset }).await?;
             }
         }
+        Ok(())
     }
-}
-
-async fn write(writer: &mut WriteHalf<Stream>, out: &mut BytesMut) -> bool {
-    if out.is_empty() {
-        return true;
-    }
-    let written = writer.write_all(out).await.is_ok();
-    out.clear();
-    written
 }

@@ -17,6 +17,7 @@ use daypass_protocol::tunnel::control::{self, FromDevice, ToDevice};
 use daypass_protocol::tunnel::frame::{Frame, FrameError};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::{Open, OpenKind, Received, Refused};
+use daypass_protocol::tunnel::stream::{self, ReadError};
 use daypass_protocol::tunnel::waker::OwnWaker;
 use daypass_protocol::tunnel::{MAX_STREAMS, MAX_WINDOW};
 use std::fmt;
@@ -28,11 +29,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
 
-/// A stream of the tunnel, for tokio.
-pub(super) type Stream = Compat<yamux::Stream>;
+pub(super) type FrameReader = stream::FrameReader<yamux::Stream>;
+pub(super) type FrameWriter = stream::FrameWriter<yamux::Stream>;
 
 /// What a session asks a device to start.
 #[derive(Clone, Debug)]
@@ -326,20 +327,22 @@ impl Tunnel {
         let deadline = self.limits.open;
         let answered = async {
             self.controlled.cancelled().await;
-            let mut stream = self.send_open(ask, resume, key).await?;
-            let mut input = BytesMut::new();
-            match read_frame(&mut stream, &mut input).await? {
-                Frame::Refused(refused) => Err(OpenError::Refused(refused)),
-                frame => Ok((stream, input, frame)),
+            let (mut reader, writer) = self.send_open(ask, resume, key).await?;
+            match reader.next().await {
+                Ok(Some(Frame::Refused(refused))) => Err(OpenError::Refused(refused)),
+                Ok(Some(frame)) => Ok((reader, writer, frame)),
+                Ok(None) => Err(OpenError::Protocol("it closed the channel without an answer".to_owned())),
+                Err(ReadError::Frame(error)) => Err(OpenError::Protocol(error.to_string())),
+                Err(ReadError::Io(_)) => Err(Gone.into()),
             }
         };
-        let (stream, input, answer) = tokio::select! {
+        let (reader, writer, answer) = tokio::select! {
             () = self.over.cancelled() => return Err(Gone.into()),
             answered = tokio::time::timeout(deadline, answered) => {
                 answered.map_err(|_| OpenError::TimedOut(deadline))??
             }
         };
-        Ok((Link { stream, input, room, lost: self.over.child_token(), limits: self.limits }, answer))
+        Ok((Link { reader, writer, room, lost: self.over.child_token(), limits: self.limits }, answer))
     }
 
     async fn send_open(
@@ -347,7 +350,7 @@ impl Tunnel {
         ask: &OpenAsk,
         resume: Option<Received>,
         key: &PrivateKey,
-    ) -> Result<Stream, OpenError> {
+    ) -> Result<(FrameReader, FrameWriter), OpenError> {
         // Held from the counter to the last byte: yamux sends the streams' first frames in the order in
         // which they were written, and the device refuses a counter that does not grow.
         let mut counter = self.counter.lock().await;
@@ -367,10 +370,10 @@ impl Tunnel {
         let mut frame = BytesMut::new();
         Frame::Open(open.seal(key)?).encode(&mut frame)?;
         *counter += 1;
-        let mut stream = self.stream().await?;
-        stream.write_all(&frame).await.map_err(|_| Gone)?;
-        stream.flush().await.map_err(|_| Gone)?;
-        Ok(stream)
+        let (reader, mut writer) = stream::split(self.stream().await?);
+        writer.begin(frame.freeze());
+        writer.ready().await.map_err(|_| Gone)?;
+        Ok((reader, writer))
     }
 
     /// Ends what the device keeps for sessions that do not run here: this broker was started anew, or the
@@ -388,10 +391,10 @@ impl Tunnel {
         Ok(())
     }
 
-    async fn stream(&self) -> Result<Stream, Gone> {
+    async fn stream(&self) -> Result<yamux::Stream, Gone> {
         let (reply, stream) = oneshot::channel();
         self.streams.send(reply).await.map_err(|_| Gone)?;
-        Ok(stream.await.map_err(|_| Gone)?.compat())
+        stream.await.map_err(|_| Gone)
     }
 
     /// Asks a silent connection whether it lives, and waits for anything at all. While somebody waits for the
@@ -438,7 +441,7 @@ impl Tunnel {
     /// The control stream, until it ends or either direction fails.
     async fn run_control(&self, to_device: mpsc::Receiver<Box<ToDevice>>, clock: Clock) -> String {
         let Ok(stream) = self.stream().await else { return "yamux did not start".to_owned() };
-        let (reader, writer) = tokio::io::split(stream);
+        let (reader, writer) = tokio::io::split(stream.compat());
         // Independent of each other, or two full windows would stop both.
         tokio::select! {
             why = self.write_control(writer, to_device, clock) => why,
@@ -519,22 +522,8 @@ impl Tunnel {
     }
 }
 
-async fn read_frame(stream: &mut Stream, input: &mut BytesMut) -> Result<Frame, OpenError> {
-    loop {
-        if let Some(frame) = Frame::decode(input).map_err(|error| OpenError::Protocol(error.to_string()))? {
-            return Ok(frame);
-        }
-        if stream.read_buf(input).await.map_err(|_| Gone)? == 0 {
-            return Err(OpenError::Protocol("it closed the channel without an answer".to_owned()));
-        }
-    }
-}
-
 /// Polls yamux for as long as it lives; returns why it ended.
-async fn drive(
-    io: impl AsyncRead + AsyncWrite + Send,
-    mut wanted: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
-) -> String {
+async fn drive(io: wire::Io, mut wanted: mpsc::Receiver<oneshot::Sender<yamux::Stream>>) -> String {
     let mut config = yamux::Config::default();
     // A stream that was dropped is counted until yamux has noticed: its own limit has slack, ours is the
     // number of permits. The window's limit allows yamux's first 256 KiB to each.
@@ -542,7 +531,6 @@ async fn drive(
     config.set_max_connection_receive_window(Some(MAX_WINDOW));
     // An `open` frame goes out in one piece, and so does a full `data` frame.
     config.set_split_send_size(daypass_protocol::tunnel::frame::MAX_FRAME + 4);
-    let io = Box::pin(io.compat());
     let mut connection = yamux::Connection::new(io, config, yamux::Mode::Client);
     let own = OwnWaker::new();
     let mut drive = |cx: &mut Context<'_>| {

@@ -4,24 +4,19 @@
 //! in one flush. Another reads from it. yamux's own ping has no deadline; the WebSocket's, here, has.
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use daypass_protocol::tunnel::messages::Messages;
 use futures_channel::mpsc;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
 
-/// Messages of at most [`BATCH`] bytes that may wait for the socket.
+/// Messages of at most 64 KiB that may wait for the socket.
 const QUEUE: usize = 4;
-/// Bytes gathered into one WebSocket message.
-const BATCH: usize = 64 * 1024;
 
 /// What was heard from the device, and when.
 #[derive(Debug)]
@@ -61,22 +56,24 @@ pub(super) struct Reader {
 }
 
 /// The parts of a socket whose hello is over.
-pub(super) struct Parts<T> {
-    pub io: T,
+pub(super) struct Parts {
+    pub io: Io,
     pub reader: Reader,
     pub writer: Writer,
     pub pings: tokio::sync::mpsc::Sender<()>,
     pub heard: Arc<Heard>,
 }
 
-pub(super) fn split(socket: WebSocket) -> Parts<impl AsyncRead + AsyncWrite + Send> {
+/// The socket as yamux sees it.
+pub(super) type Io = Messages<mpsc::Receiver<io::Result<Bytes>>, mpsc::Sender<Bytes>>;
+
+pub(super) fn split(socket: WebSocket) -> Parts {
     let (sink, stream) = socket.split();
     let (written, bytes) = mpsc::channel(QUEUE);
     let (received, incoming) = mpsc::channel(0);
     let (pings_tx, pings) = tokio::sync::mpsc::channel(2);
     let heard = Arc::new(Heard::new());
-    let io =
-        tokio::io::join(StreamReader::new(incoming), Gathered { bytes: BytesMut::new(), queue: written });
+    let io = Messages::new(incoming, written);
     let reader = Reader { stream, bytes: received, heard: heard.clone() };
     Parts { io, reader, writer: Writer { sink, bytes, pings }, pings: pings_tx, heard }
 }
@@ -101,46 +98,6 @@ impl Reader {
                 return;
             }
         }
-    }
-}
-
-/// Gathers what yamux writes, a header of twelve bytes and then its payload, into one message for both.
-/// Between messages it holds nothing: most tunnels are idle, and there are tens of thousands of them.
-struct Gathered {
-    bytes: BytesMut,
-    queue: mpsc::Sender<Bytes>,
-}
-
-impl Gathered {
-    /// Puts what was gathered into the queue, once there is room.
-    fn poll_pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let gone = |_: mpsc::SendError| io::Error::from(io::ErrorKind::BrokenPipe);
-        if !self.bytes.is_empty() {
-            ready!(self.queue.poll_ready(cx)).map_err(gone)?;
-            self.queue.start_send(std::mem::take(&mut self.bytes).freeze()).map_err(gone)?;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Gathered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.bytes.len() + bytes.len() > BATCH {
-            ready!(self.poll_pass_on(cx))?;
-        }
-        let taken = bytes.get(..BATCH).unwrap_or(bytes);
-        self.bytes.extend_from_slice(taken);
-        Poll::Ready(Ok(taken.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_pass_on(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_pass_on(cx))?;
-        self.queue.close_channel();
-        Poll::Ready(Ok(()))
     }
 }
 

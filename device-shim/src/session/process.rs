@@ -2,13 +2,15 @@
 
 use super::terminal::Terminal;
 use super::{MONITOR, Order, Report, Tell, procfs};
+use bytes::{BufMut as _, BytesMut};
 use daypass_protocol::tunnel::open::Pty;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +19,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
 use tokio::net::{TcpStream, UnixStream, tcp};
 use tokio::sync::oneshot;
+
+/// Bytes that a process may write before it waits, and be sent: with more of them at once there are fewer turns.
+const PIPE: i32 = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -80,12 +85,20 @@ impl Input {
 }
 
 impl Output {
-    /// Reads into `buffer`; 0 at the end. Nothing is lost when the call is dropped.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads at most `most` bytes to the end of `buffer`; 0 at the end. Nothing is lost when the call is
+    /// dropped.
+    pub async fn read(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.read(buffer).await,
-            Self::Socket(socket) => socket.read(buffer).await,
-            Self::Terminal(terminal) => terminal.read(buffer).await,
+            Self::Pipe(pipe) => pipe.read_buf(&mut buffer.limit(most)).await,
+            Self::Socket(socket) => socket.read_buf(&mut buffer.limit(most)).await,
+            Self::Terminal(terminal) => {
+                // No read of a terminal gives more.
+                let mut piece = [0; 4096];
+                let most = most.min(piece.len());
+                let n = terminal.read(&mut piece[..most]).await?;
+                buffer.extend_from_slice(&piece[..n]);
+                Ok(n)
+            }
         }
     }
 }
@@ -223,6 +236,10 @@ pub async fn start(
             let (in_read, in_write) = io::pipe()?;
             let (out_read, out_write) = io::pipe()?;
             let (err_read, err_write) = io::pipe()?;
+            for end in [in_write.as_fd(), out_read.as_fd()] {
+                // The system bounds the pipes of a user altogether; then they stay as they are.
+                let _ = fcntl(end, FcntlArg::F_SETPIPE_SZ(PIPE));
+            }
             let input = Input::Pipe(pipe::Sender::from_owned_fd(in_write.into())?);
             let output = Output::Pipe(pipe::Receiver::from_owned_fd(out_read.into())?);
             let error = Output::Pipe(pipe::Receiver::from_owned_fd(err_read.into())?);

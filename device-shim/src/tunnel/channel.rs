@@ -3,9 +3,8 @@
 
 use super::flow::{Flow, Link};
 use super::forward;
-use super::frames::FrameWriter;
 use super::permit::{Permit, Refusal, passed_env};
-use super::{Admitted, End, Place, Tunnel};
+use super::{Admitted, End, FrameWriter, Place, Tunnel};
 use crate::journal::{Entry, spell};
 use crate::note;
 use crate::session::account::Account;
@@ -13,6 +12,7 @@ use crate::session::process::{Process, start};
 use crate::session::{Order, Report, Tell, sftp};
 use daypass_protocol::tunnel::frame::{CloseCode, Frame};
 use daypass_protocol::tunnel::open::{Octets, OpenKind, RefusedCode};
+use daypass_protocol::tunnel::stream::split;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Stop {
 /// Serves one stream of the tunnel from its `open` to the end of its last process.
 /// `lost` ends with the tunnel.
 pub async fn serve(stream: yamux::Stream, tunnel: Arc<Tunnel>, lost: watch::Receiver<()>) {
-    let (mut reader, mut writer) = super::frames::split(stream);
+    let (mut reader, mut writer) = split(stream);
     let signed = match timeout(OPEN_TIMEOUT, reader.next()).await {
         Ok(Ok(Some(Frame::Open(signed)))) => signed,
         Ok(Ok(Some(_))) => return refuse(&mut writer, &malformed("its first frame is not open")).await,

@@ -5,6 +5,7 @@
 
 use super::socket::Socket;
 use bytes::Bytes;
+use daypass_protocol::tunnel::messages::Messages;
 use daypass_protocol::tunnel::waker::OwnWaker;
 use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -14,14 +15,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake as _, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, Join};
-use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
-use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Receive window of one stream; yamux's own, which it cannot go below.
 const STREAM_WINDOW: usize = 256 * 1024;
 
-type Io<S> = Compat<Join<StreamReader<Received, Bytes>, SinkWriter<CopyToBytes<Outgoing<S>>>>>;
+type Io<S> = Messages<Received, Outgoing<S>>;
 
 /// The tunnel's connection.
 pub struct Connection<S> {
@@ -152,9 +151,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(socket: Socket<S>) -> Self {
         let (sink, socket) = socket.split();
         let between = Between::default();
-        let outgoing = SinkWriter::new(CopyToBytes::new(Outgoing { sink, between: between.clone() }));
-        let io = tokio::io::join(StreamReader::new(Received(between.clone())), outgoing);
-        let yamux = yamux::Connection::new(io.compat(), config(), yamux::Mode::Server);
+        let io = Messages::new(Received(between.clone()), Outgoing { sink, between: between.clone() });
+        let yamux = yamux::Connection::new(io, config(), yamux::Mode::Server);
         Self { socket, between, yamux, own: OwnWaker::new() }
     }
 

@@ -11,15 +11,17 @@
 //! known there is acknowledged. That is what lets a channel outlive its tunnel.
 
 use super::channel::Stop;
-use super::frames::{FrameReader, FrameWriter, ReadError};
+use super::source::{READ, Source};
+use super::{FrameReader, FrameWriter};
 use crate::note;
 use crate::session::process::{Input, Output, Reports};
 use crate::session::terminal::Terminal;
 use crate::session::{Report, Tell};
 use bytes::{Buf as _, Bytes};
-use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, MAX_DATA, Stream, merge};
+use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, Stream, merge};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::Received;
+use daypass_protocol::tunnel::stream::ReadError;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
@@ -31,17 +33,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Unacknowledged bytes that make an ack due at once, and how long fewer may wait; both within what
 /// `TUNNEL.md` section 7.2 asks.
-const ACK_BYTES: u64 = 32 * 1024;
+const ACK_BYTES: u64 = 64 * 1024;
 const ACK_DELAY: Duration = Duration::from_millis(200);
-/// Most output of a channel that is kept until it is acknowledged. Twice what the broker's queue holds:
-/// with less, acks would wait for data and data for acks.
-const KEEP: usize = 512 * 1024;
+/// Most output of a channel that is kept until it is acknowledged. What the broker's queue holds and more: with
+/// less, acks would wait for data and data for acks.
+const KEEP: usize = 1024 * 1024;
 /// Most input of a channel that is held until the process takes it. More than a broker has unacknowledged (`TUNNEL.md`
 /// section 7.2); one that sends more all the same waits at the stream's window.
-const HOLD: usize = 1024 * 1024;
-/// Bytes read from a process, and sent, at once. With what SSH puts around it, one such piece fits into one
-/// packet of 32 KiB on both hops of `ssh -J`; a whole [`MAX_DATA`] would drag a second, tiny packet behind it.
-const READ: usize = MAX_DATA - 256;
+const HOLD: usize = 1536 * 1024;
 /// How much later than the end of a stream the end of its tunnel may be noticed.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -58,12 +57,22 @@ pub struct Link {
 
 /// What the two halves tell each other.
 #[derive(Debug)]
-struct Counts {
+pub struct Counts {
     /// Bytes of standard input that the process has taken.
     taken: watch::Sender<u64>,
     /// Bytes of output and of standard error: what was sent at most, and what is acknowledged.
     sent: [AtomicU64; 2],
     acked: watch::Sender<[u64; 2]>,
+}
+
+impl Counts {
+    pub fn sent(&self, stream: Stream, count: u64) {
+        self.sent[index(stream)].fetch_max(count, Ordering::Relaxed);
+    }
+}
+
+fn index(stream: Stream) -> usize {
+    usize::from(stream == Stream::Stderr)
 }
 
 /// A channel's bytes and how far they have come.
@@ -95,99 +104,6 @@ struct Outward {
     exit: Option<Exit>,
     /// Input that the broker was last told is handed on.
     told: u64,
-}
-
-/// One output of the process, from the first byte that is not acknowledged.
-#[derive(Debug)]
-struct Source {
-    stream: Stream,
-    output: Output,
-    buffer: Vec<u8>,
-    acked: u64,
-    kept: VecDeque<u8>,
-    sent: u64,
-    /// The process has closed it; the broker was told.
-    ended: bool,
-    told: bool,
-}
-
-impl Source {
-    fn new(stream: Stream, output: Output) -> Self {
-        Self {
-            stream,
-            output,
-            buffer: vec![0; READ],
-            acked: 0,
-            kept: VecDeque::new(),
-            sent: 0,
-            ended: false,
-            told: false,
-        }
-    }
-
-    fn index(&self) -> usize {
-        usize::from(self.stream == Stream::Stderr)
-    }
-
-    /// What is to be sent next, as far as it fits in a piece.
-    fn next(&self) -> &[u8] {
-        let (first, second) = self.kept.as_slices();
-        let from = usize::try_from(self.sent - self.acked).unwrap_or(usize::MAX);
-        let rest = match from.checked_sub(first.len()) {
-            Some(from) => second.get(from..),
-            None => first.get(from..),
-        };
-        let rest = rest.unwrap_or_default();
-        &rest[..rest.len().min(READ)]
-    }
-
-    fn forget(&mut self, acked: u64) {
-        let n = usize::try_from(acked.saturating_sub(self.acked)).unwrap_or(usize::MAX);
-        self.kept.drain(..n.min(self.kept.len()));
-        self.acked = self.acked.max(acked);
-    }
-
-    /// Goes on from what the broker has; false when it cannot have that.
-    fn rewind(&mut self, received: u64) -> bool {
-        if !(self.acked..=self.sent).contains(&received) {
-            return false;
-        }
-        self.forget(received);
-        self.sent = received;
-        self.told = false;
-        true
-    }
-
-    async fn read(&mut self) {
-        let n = self.output.read(&mut self.buffer).await.unwrap_or_else(|error| {
-            note!("output of a process cannot be read: {error}");
-            0
-        });
-        self.kept.extend(&self.buffer[..n]);
-        self.ended = n == 0;
-    }
-
-    /// Sends one frame, if there is one to send.
-    async fn send(&mut self, writer: &mut FrameWriter, counts: &Counts) -> io::Result<()> {
-        let (stream, offset) = (self.stream, self.sent);
-        let next = self.next();
-        if !next.is_empty() {
-            let bytes = Bytes::copy_from_slice(next);
-            // Counted first: an ack may come back before this call returns.
-            self.sent += bytes.len() as u64;
-            counts.sent[self.index()].store(self.sent, Ordering::Relaxed);
-            return writer.send(&Frame::Data { stream, offset, bytes }).await;
-        }
-        if self.ended && !self.told {
-            self.told = true;
-            writer.send(&Frame::Eof { stream, offset }).await?;
-        }
-        Ok(())
-    }
-
-    fn is_sent(&self) -> bool {
-        self.next().is_empty() && (self.told || !self.ended)
-    }
 }
 
 enum Next {
@@ -338,7 +254,7 @@ impl Outward {
     }
 
     fn is_sent(&self) -> bool {
-        let closed = |source: &Source| source.ended && source.is_sent();
+        let closed = |source: &Source| source.is_ended() && source.is_sent();
         closed(&self.data) && self.stderr.as_ref().is_none_or(closed)
     }
 
@@ -381,8 +297,8 @@ impl Outward {
                     return pending().await;
                 }
             }
-            let kept = self.data.kept.len() + self.stderr.as_ref().map_or(0, |stderr| stderr.kept.len());
-            let room = kept + 2 * READ <= KEEP;
+            let kept = self.data.kept() + self.stderr.as_ref().map_or(0, Source::kept);
+            let room = kept + READ <= KEEP;
             let behind = taken.borrow_and_update().saturating_sub(self.told);
             if behind >= ACK_BYTES {
                 ack_due = Some(Instant::now());
@@ -390,8 +306,8 @@ impl Outward {
                 ack_due.get_or_insert_with(|| Instant::now() + ACK_DELAY);
             }
             tokio::select! {
-                () = self.data.read(), if room && !self.data.ended => {}
-                () = read(&mut self.stderr), if room && self.stderr.as_ref().is_some_and(|stderr| !stderr.ended) => {}
+                () = self.data.read(), if room && !self.data.is_ended() => {}
+                () = read(&mut self.stderr), if room && self.stderr.as_ref().is_some_and(|stderr| !stderr.is_ended()) => {}
                 // Their senders live as long as this does.
                 _ = taken.changed() => {}
                 _ = acks.changed() => {}
@@ -484,7 +400,7 @@ impl Inward {
                 // Said again on every stream that the channel goes on on.
                 Frame::Eof { stream: Stream::Data, offset } if offset == self.received => self.ended = true,
                 Frame::Ack { stream, offset } => {
-                    let at = usize::from(stream == Stream::Stderr);
+                    let at = index(stream);
                     let sent = counts.sent[at].load(Ordering::Relaxed);
                     if offset < counts.acked.borrow()[at] || offset > sent {
                         return Stop::Protocol(format!("an ack of {offset} bytes"));

@@ -8,9 +8,9 @@ mod connection;
 pub mod control;
 pub mod flow;
 pub mod forward;
-pub mod frames;
 pub mod permit;
 pub mod socket;
+pub mod source;
 
 use crate::device::Device;
 use crate::hello::{HelloError, check_challenge};
@@ -24,6 +24,7 @@ use daypass_protocol::tunnel::MAX_STREAMS;
 use daypass_protocol::tunnel::control::FromDevice;
 use daypass_protocol::tunnel::hello::{Binding, Conversation, Hello, Welcome};
 use daypass_protocol::tunnel::open::{Received, RefusedCode};
+use daypass_protocol::tunnel::stream;
 use flow::Link as ChannelLink;
 use permit::{Facts, Gate, Permit, Refusal};
 use socket::{HalfOpen, Socket};
@@ -34,6 +35,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+pub type FrameReader = stream::FrameReader<yamux::Stream>;
+pub type FrameWriter = stream::FrameWriter<yamux::Stream>;
 
 /// How long a stopping shim waits for its last words to be taken.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -5,8 +5,9 @@ use super::open::{Refused, WindowSize};
 use crate::signed::SignedText;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Most bytes of a `data` or `stderr` frame.
-pub const MAX_DATA: usize = 32 * 1024;
+/// Most bytes of a `data` or `stderr` frame. What passes costs by the frame more than by the byte, so that bulk
+/// wants large ones; and an interactive channel has small ones whatever the limit.
+pub const MAX_DATA: usize = 128 * 1024;
 /// Up to here a piece of data is put behind the one that waits before it.
 const SMALL: usize = 1024;
 
@@ -23,8 +24,12 @@ pub fn merge(waiting: &mut Bytes, next: &Bytes) -> bool {
     true
 }
 
-/// Largest length field: the `open` frame's.
-pub const MAX_FRAME: usize = 64 * 1024;
+/// What a `data` or `stderr` frame has before its bytes: length, type, offset.
+pub const DATA_HEADER: usize = 4 + 1 + 8;
+/// Largest length field: that of a `data` frame.
+pub const MAX_FRAME: usize = MAX_DATA + DATA_HEADER - 4;
+/// Largest length field of every other frame; an `open` comes closest.
+pub const MAX_OTHER: usize = 64 * 1024;
 /// Longest message of a `close` frame, in bytes; a longer one is cut when it is sent.
 pub const MAX_CLOSE_MESSAGE: usize = 1024;
 
@@ -105,7 +110,7 @@ pub enum Frame {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("a frame of {0} bytes; at most {MAX_FRAME} are allowed")]
+    #[error("a frame of {0} bytes; at most {MAX_FRAME} are allowed for data, {MAX_OTHER} for others")]
     TooLarge(usize),
     #[error("frame type {0} is not known")]
     UnknownType(u8),
@@ -145,6 +150,30 @@ impl Stream {
             1 => Ok(Self::Stderr),
             _ => Err(FrameError::Malformed(frame)),
         }
+    }
+}
+
+/// Writes the header of a data frame into the room in front of its bytes, as [`Frame::encode`] does.
+pub(super) fn put_data_header(frame: &mut [u8], stream: Stream, offset: u64) {
+    let length = u32::try_from(frame.len().saturating_sub(4)).unwrap_or(u32::MAX);
+    let kind = match stream {
+        Stream::Data => DATA,
+        Stream::Stderr => STDERR,
+    };
+    if let Some(header) = frame.first_chunk_mut::<DATA_HEADER>() {
+        header[..4].copy_from_slice(&length.to_be_bytes());
+        header[4] = kind;
+        header[5..].copy_from_slice(&offset.to_be_bytes());
+    }
+}
+
+/// Length of the frame at the front of `input` with its length field; `None` until that is there.
+pub(super) fn length(input: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
+    match u32::from_be_bytes(*head) as usize {
+        0 => Err(FrameError::Malformed("empty")),
+        len @ 1..=MAX_FRAME => Ok(Some(4 + len)),
+        len => Err(FrameError::TooLarge(len)),
     }
 }
 
@@ -220,7 +249,7 @@ impl Frame {
         }
         let len = out.len() - start - 4;
         match u32::try_from(len) {
-            Ok(head) if len <= MAX_FRAME => {
+            Ok(head) if len <= self.most() => {
                 out[start..start + 4].copy_from_slice(&head.to_be_bytes());
                 Ok(())
             }
@@ -231,24 +260,27 @@ impl Frame {
     /// Takes one frame from the front of `input`; `None` if it is not whole yet. An error is final: the
     /// stream has to be given up.
     pub fn decode(input: &mut BytesMut) -> Result<Option<Self>, FrameError> {
-        let Some(head) = input.first_chunk::<4>() else { return Ok(None) };
-        let len = u32::from_be_bytes(*head) as usize;
-        if len > MAX_FRAME {
-            return Err(FrameError::TooLarge(len));
-        }
-        if len == 0 {
-            return Err(FrameError::Malformed("empty"));
-        }
-        if input.len() < 4 + len {
-            input.reserve(4 + len - input.len());
+        let Some(length) = length(input)? else { return Ok(None) };
+        if input.len() < length {
+            input.reserve(length - input.len());
             return Ok(None);
         }
-        input.advance(4);
-        let mut body = input.split_to(len).freeze();
-        Self::read(body.get_u8(), body).map(Some)
+        let mut frame = input.split_to(length).freeze();
+        frame.advance(4);
+        Self::read(frame).map(Some)
     }
 
-    fn read(kind: u8, mut body: Bytes) -> Result<Self, FrameError> {
+    fn most(&self) -> usize {
+        if matches!(self, Self::Data { .. }) { MAX_FRAME } else { MAX_OTHER }
+    }
+
+    /// What stands behind the length field.
+    pub(super) fn read(mut body: Bytes) -> Result<Self, FrameError> {
+        let length = body.len();
+        let kind = body.try_get_u8().map_err(|_| FrameError::Malformed("empty"))?;
+        if length > MAX_OTHER && !matches!(kind, DATA | STDERR) {
+            return Err(FrameError::TooLarge(length));
+        }
         Ok(match kind {
             OPEN => Self::Open(get_json(&body, "open")?),
             OPENED => empty(&body, Self::Opened, "opened")?,
@@ -403,8 +435,12 @@ mod tests {
 
     #[test]
     fn an_oversized_frame_is_refused_at_its_length() {
-        let mut wire = BytesMut::from(&[0, 1, 0, 1, 4][..]);
-        assert!(matches!(Frame::decode(&mut wire), Err(FrameError::TooLarge(65537))));
+        let mut wire = BytesMut::from(&[0, 2, 0, 10, 4][..]);
+        assert!(matches!(Frame::decode(&mut wire), Err(FrameError::TooLarge(131_082))));
+        // What is no data has a smaller bound.
+        let mut open = BytesMut::from(&[0, 1, 0, 1, OPEN][..]);
+        open.extend_from_slice(&vec![b'{'; 65536]);
+        assert!(matches!(Frame::decode(&mut open), Err(FrameError::TooLarge(65537))));
         let big = Frame::Data { stream: Stream::Data, offset: 0, bytes: Bytes::from(vec![0; MAX_DATA + 1]) };
         let mut out = BytesMut::from(&b"before"[..]);
         assert!(matches!(big.encode(&mut out), Err(FrameError::TooLarge(_))));
@@ -452,7 +488,7 @@ mod tests {
         let sent: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let mut waiting: Vec<Bytes> = Vec::new();
         let mut rest = Bytes::from(sent.clone());
-        let mut lengths = [1, 0, 7, SMALL, 1, SMALL + 1, 3, MAX_DATA, 2].into_iter().cycle();
+        let mut lengths = [1, 0, 7, SMALL, 1, SMALL + 1, 3, MAX_DATA / 4, 2].into_iter().cycle();
         while !rest.is_empty() {
             let next = rest.split_to(lengths.next().unwrap().min(rest.len()));
             if !waiting.last_mut().is_some_and(|last| merge(last, &next)) {

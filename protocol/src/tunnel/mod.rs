@@ -4,7 +4,10 @@
 pub mod control;
 pub mod frame;
 pub mod hello;
+pub mod messages;
 pub mod open;
+pub mod stream;
+pub mod unacked;
 pub mod waker;
 
 pub use frame::{Frame, FrameError, MAX_DATA, Stream};

@@ -12,7 +12,7 @@ fn sftp() -> ChannelFacts {
 
 /// What comes through from the device, once it is on record.
 async fn out(files: &ChannelRecorder, bytes: impl Into<Bytes>) -> Result<Passed, NotPassed> {
-    let (passed, pending) = files.pass_out(bytes.into()).await?;
+    let (passed, mut pending) = files.pass_out(bytes.into()).await?;
     pending.recorded().await?;
     Ok(passed)
 }
