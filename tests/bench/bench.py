@@ -193,6 +193,17 @@ def cpu_seconds(pid, children=False):
     return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
+def quiet(pid):
+    """Waits until the process does nothing more: what it does after one measurement is no part of the next."""
+    before = cpu_seconds(pid)
+    for _ in range(60):
+        time.sleep(0.5)
+        now = cpu_seconds(pid)
+        if now - before < 0.02:
+            return
+        before = now
+
+
 def row(name, unit, ours, peer=None, at_most=None, at_least=None, of="ratio"):
     """One result. The bound is on the ratio to the peer, or with `of="ours"` on our own figure."""
     ratio = None if peer is None else ours / peer

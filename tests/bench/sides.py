@@ -122,6 +122,8 @@ class Side:
 
     def __init__(self, name, config, host, environment):
         self.name, self.host, self.environment = name, host, environment
+        # What this side still does when a measurement is over, waited for before the other's turn.
+        self.settle = lambda: None
         self.files = {}
         for cipher, algorithm in CIPHERS.items():
             # First wins, so this holds on both hops.
