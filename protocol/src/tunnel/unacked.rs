@@ -202,7 +202,8 @@ mod tests {
                     got.extend_from_slice(&bytes);
                 }
                 let ack = ack.clamp(unacked.acked(), unacked.sent());
-                prop_assert!(if again { unacked.rewind(ack) } else { unacked.forget(ack) });
+                let done = if again { unacked.rewind(ack) } else { unacked.forget(ack) };
+                prop_assert!(done);
             }
             if let Some((offset, bytes)) = said(&mut unacked) {
                 got.truncate(usize::try_from(offset).unwrap());

@@ -7,6 +7,7 @@ use daypass_protocol::ssh_key::{Certificate, PrivateKey, PublicKey, private::Ed2
 use daypass_protocol::tunnel::control::{self, FromDevice, ToDevice};
 use daypass_protocol::tunnel::frame::{Frame, MAX_FRAME};
 use daypass_protocol::tunnel::open::{Open, UnverifiedClaim};
+use daypass_protocol::tunnel::stream::Frames;
 
 /// What reads is the same however it arrives and reads again when it is said again; memory is bounded.
 pub fn frame(data: &[u8]) {
@@ -41,7 +42,11 @@ pub fn frame(data: &[u8]) {
 fn frames(seed: u8, wire: &[u8]) {
     let decode = |input: &mut BytesMut| Frame::decode(input).map_err(|error| error.to_string());
     let whole = read(&[wire], decode);
-    assert_eq!(whole, read(&cut(wire, seed), decode));
+    let pieces = cut(wire, seed);
+    assert_eq!(whole, read(&pieces, decode));
+    for pieces in [&[wire][..], &pieces[..]] {
+        assert_eq!(packets(pieces), (whole.0.clone(), whole.2.clone()));
+    }
     for frame in whole.0 {
         let mut said = BytesMut::new();
         frame.encode(&mut said).unwrap();
@@ -52,6 +57,22 @@ fn frames(seed: u8, wire: &[u8]) {
         assert_eq!(Frame::decode(&mut said).unwrap(), Some(frame));
         assert!(said.is_empty());
     }
+}
+
+/// The same as it comes off a stream of the tunnel.
+fn packets(pieces: &[&[u8]]) -> (Vec<Frame>, Option<String>) {
+    let (mut frames, mut found) = (Frames::default(), Vec::new());
+    for piece in pieces {
+        frames.push(Bytes::copy_from_slice(piece));
+        loop {
+            match frames.take() {
+                Ok(Some(frame)) => found.push(frame),
+                Ok(None) => break,
+                Err(error) => return (found, Some(error.to_string())),
+            }
+        }
+    }
+    (found, None)
 }
 
 /// Everything that decodes, the rest, and the first error. A stream is given up at an error, so what is
