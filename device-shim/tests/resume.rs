@@ -95,7 +95,7 @@ async fn output_goes_on_where_it_was_without_a_byte_lost_or_doubled() {
 #[tokio::test]
 async fn input_goes_on_where_it_was_without_a_byte_lost_or_doubled() {
     let (broker, device, mut joined) = joined().await;
-    let mut bytes = vec![0; 3_000_000];
+    let mut bytes = vec![0; 6_000_000];
     getrandom::fill(&mut bytes).unwrap();
     let path = device.dir.path().join("uploaded");
     // Slow enough that input waits in the pipe, in the shim and on the way when the connection goes.

@@ -4,7 +4,6 @@ use super::terminal::Terminal;
 use super::{MONITOR, Order, Report, Tell, procfs};
 use bytes::{BufMut as _, BytesMut};
 use daypass_protocol::tunnel::open::Pty;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
@@ -21,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream, tcp};
 use tokio::sync::oneshot;
 
 /// Bytes that a process may write before it waits, and be sent: with more of them at once there are fewer turns.
-const PIPE: i32 = 256 * 1024;
+const PIPE: usize = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -238,7 +237,7 @@ pub async fn start(
             let (err_read, err_write) = io::pipe()?;
             for end in [in_write.as_fd(), out_read.as_fd()] {
                 // The system bounds the pipes of a user altogether; then they stay as they are.
-                let _ = fcntl(end, FcntlArg::F_SETPIPE_SZ(PIPE));
+                let _ = rustix::pipe::fcntl_setpipe_size(end, PIPE);
             }
             let input = Input::Pipe(pipe::Sender::from_owned_fd(in_write.into())?);
             let output = Output::Pipe(pipe::Receiver::from_owned_fd(out_read.into())?);

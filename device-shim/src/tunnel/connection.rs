@@ -8,7 +8,6 @@ use bytes::Bytes;
 use daypass_protocol::tunnel::messages::Messages;
 use daypass_protocol::tunnel::waker::OwnWaker;
 use daypass_protocol::tunnel::{MAX_DATA, MAX_STREAMS};
-use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{Sink, SinkExt, Stream, StreamExt as _};
 use std::future::poll_fn;
 use std::io;
@@ -24,7 +23,7 @@ type Io<S> = Messages<Received, Outgoing<S>>;
 
 /// The tunnel's connection.
 pub struct Connection<S> {
-    socket: SplitStream<Socket<S>>,
+    socket: Arc<Mutex<Socket<S>>>,
     between: Between,
     yamux: yamux::Connection<Io<S>>,
     own: Arc<OwnWaker>,
@@ -54,9 +53,13 @@ enum Arrived {
     End,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Between {
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn is_empty(&self) -> bool {
@@ -105,7 +108,7 @@ impl Stream for Received {
 /// The socket's sink. It remembers the last waker it saw and wakes that for whatever comes in, too: so it sees
 /// the task's.
 struct Outgoing<S> {
-    sink: SplitSink<Socket<S>, Bytes>,
+    socket: Arc<Mutex<Socket<S>>>,
     between: Between,
 }
 
@@ -113,12 +116,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Outgoing<S> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut SplitSink<Socket<S>, Bytes>, &mut Context<'_>) -> Poll<io::Result<()>>,
+        poll: impl FnOnce(&mut Socket<S>, &mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         let task = self.between.lock().task.clone();
+        let mut socket = lock(&self.socket);
         let polled = match &task {
-            Some(task) => poll(&mut self.sink, &mut Context::from_waker(task)),
-            None => poll(&mut self.sink, cx),
+            Some(task) => poll(&mut socket, &mut Context::from_waker(task)),
+            None => poll(&mut socket, cx),
         };
         if polled.is_pending() {
             self.between.lock().writer = Some(cx.waker().clone());
@@ -134,8 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Bytes> for Outgoing<S> {
         self.poll(cx, SinkExt::poll_ready_unpin)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, bytes: Bytes) -> io::Result<()> {
-        self.sink.start_send_unpin(bytes)
+    fn start_send(self: Pin<&mut Self>, bytes: Bytes) -> io::Result<()> {
+        lock(&self.socket).start_send_unpin(bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -149,9 +153,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Bytes> for Outgoing<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(socket: Socket<S>) -> Self {
-        let (sink, socket) = socket.split();
+        let socket = Arc::new(Mutex::new(socket));
         let between = Between::default();
-        let io = Messages::new(Received(between.clone()), Outgoing { sink, between: between.clone() });
+        let io = Messages::new(
+            Received(between.clone()),
+            Outgoing { socket: socket.clone(), between: between.clone() },
+        );
         let yamux = yamux::Connection::new(io, config(), yamux::Mode::Server);
         Self { socket, between, yamux, own: OwnWaker::new() }
     }
@@ -184,7 +191,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             loop {
                 let mut nothing = false;
                 if self.between.is_empty() {
-                    match self.socket.poll_next_unpin(cx) {
+                    let polled = lock(&self.socket).poll_next_unpin(cx);
+                    match polled {
                         Poll::Ready(item) => self.between.put(item),
                         Poll::Pending => nothing = true,
                     }

@@ -1,19 +1,18 @@
 //! The control stream, `TUNNEL.md` section 6.
 
-use super::{Over, Tunnel};
+use super::{FrameWriter, Over, Tunnel};
 use crate::clock;
 use crate::device::DeviceError;
 use crate::note;
 use crate::state::StateError;
 use bytes::BytesMut;
 use daypass_protocol::tunnel::control::{ControlError, FromDevice, ToDevice, decode, encode};
+use daypass_protocol::tunnel::stream::split;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
 /// How often trusted time is stored while a tunnel is up: a power cut may cost this much, and flash does not
 /// wear out.
@@ -36,7 +35,7 @@ pub enum ControlLost {
 }
 
 struct Control {
-    writer: WriteHalf<Compat<yamux::Stream>>,
+    writer: FrameWriter,
     tunnel: Arc<Tunnel>,
     stored: Instant,
 }
@@ -47,7 +46,7 @@ pub async fn serve(
     tunnel: Arc<Tunnel>,
     mut reports: mpsc::Receiver<FromDevice>,
 ) -> Result<Over, ControlLost> {
-    let (mut reader, writer) = tokio::io::split(stream.compat());
+    let (mut reader, writer) = split(stream);
     let mut control = Control { writer, tunnel, stored: Instant::now() };
     let mut buffer = BytesMut::new();
     loop {
@@ -57,11 +56,10 @@ pub async fn serve(
             }
         }
         tokio::select! {
-            read = reader.read_buf(&mut buffer) => {
-                if read? == 0 {
-                    return Err(ControlLost::Ended);
-                }
-            }
+            packet = reader.packet() => match packet? {
+                Some(packet) => buffer.extend_from_slice(&packet),
+                None => return Err(ControlLost::Ended),
+            },
             Some(report) = reports.recv() => control.say(&report).await?,
         }
     }
@@ -71,9 +69,8 @@ impl Control {
     async fn say(&mut self, message: &FromDevice) -> Result<(), ControlLost> {
         let mut wire = BytesMut::new();
         encode(message, &mut wire)?;
-        self.writer.write_all(&wire).await?;
-        self.writer.flush().await?;
-        Ok(())
+        self.writer.begin(wire.freeze());
+        Ok(self.writer.ready().await?)
     }
 
     async fn obey(&mut self, message: ToDevice) -> Result<Option<Over>, ControlLost> {
@@ -116,7 +113,7 @@ impl Control {
                 }
                 tunnel.device.wipe(&reason)?;
                 self.say(&FromDevice::Wiped).await?;
-                self.writer.shutdown().await?;
+                self.writer.close().await?;
                 return Ok(Some(Over::Retired));
             }
             ToDevice::Unknown => {}

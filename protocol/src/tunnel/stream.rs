@@ -123,14 +123,21 @@ where
         self.frames.take()
     }
 
+    /// The next packet as it came, on a stream that carries no frames; `None` at its end. Nothing is lost when the
+    /// call is dropped.
+    pub async fn packet(&mut self) -> io::Result<Option<Bytes>> {
+        let packet = poll_fn(|cx| Pin::new(&mut *lock(&self.stream)).poll_next(cx)).await;
+        packet.transpose().map(|packet| packet.map(Bytes::from_owner))
+    }
+
     /// The next frame; `None` when the stream ends between two. Nothing is lost when the call is dropped.
     pub async fn next(&mut self) -> Result<Option<Frame>, ReadError> {
         loop {
             if let Some(frame) = self.frames.take()? {
                 return Ok(Some(frame));
             }
-            match poll_fn(|cx| Pin::new(&mut *lock(&self.stream)).poll_next(cx)).await {
-                Some(packet) => self.frames.push(Bytes::from_owner(packet?)),
+            match self.packet().await? {
+                Some(packet) => self.frames.push(packet),
                 None if self.frames.is_partial() => {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
