@@ -1,6 +1,7 @@
 //! The command line: what can be said, and how it is read.
 
 use crate::profile::{Over, ProfileName};
+use crate::ssh::forward::{DynamicForward, LocalForward};
 use crate::ui::words;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -16,7 +17,7 @@ use std::str::FromStr;
 #[command(disable_help_subcommand = true)]
 pub struct Cli {
     /// Which of your identities to use; each has its own directory, key and tokens
-    #[arg(long, global = true, value_name = "NAME", env = "DAYPASS_PROFILE", default_value = "default")]
+    #[arg(long, global = true, value_name = "NAME", env = "DAYPASS_PROFILE", default_value = ProfileName::USUAL)]
     pub profile: ProfileName,
 
     /// Print data as JSON on standard output
@@ -234,12 +235,12 @@ pub struct SshArgs {
     /// What for; asked on the terminal if it is needed and not given
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Forward a local port, as ssh's own -L
+    /// Forward a local port, as ssh's own -L; HOST:PORT is asked for, as with --forward
     #[arg(short = 'L', value_name = "[BIND:]PORT:HOST:PORT")]
-    pub local: Vec<String>,
+    pub local: Vec<LocalForward>,
     /// A local SOCKS proxy to the targets, as ssh's own -D
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
-    pub dynamic: Vec<String>,
+    pub dynamic: Vec<DynamicForward>,
     /// Neither shell nor command: only forwards, as ssh's own -N
     #[arg(short = 'N', conflicts_with = "command")]
     pub no_command: bool,

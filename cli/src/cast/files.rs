@@ -46,7 +46,7 @@ struct Transfer {
 }
 
 /// Prints them, of one channel or of all; whether there were any.
-pub async fn print(lines: &mut Lines<'_>, channel: Option<u32>, ui: Ui) -> Result<bool, Failure> {
+pub async fn print(lines: &mut Lines<'_>, channel: Option<u32>, ui: &Ui) -> Result<bool, Failure> {
     let mut any = false;
     // Asked and not yet answered, at most as many as a channel may have.
     let mut asked: Vec<Line> = Vec::new();

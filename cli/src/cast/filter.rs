@@ -46,8 +46,10 @@ pub struct Filter {
     state: State,
 }
 
-/// Puts the terminal back: attributes, character set, wrapping, cursor, scroll region, main screen.
-pub const RESET: &str = "\x1b[?1049l\x1b[r\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m";
+/// Puts the terminal back: main screen, scroll region, insertion, wrapping, cursor, character set, attributes.
+/// Leaving a screen that was not entered, and resetting the region, each move the cursor; it is put back where the
+/// replay left it.
+pub const RESET: &str = "\x1b7\x1b[?1049l\x1b7\x1b[r\x1b8\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m";
 
 impl Filter {
     pub fn new(allow: Allow) -> Self {

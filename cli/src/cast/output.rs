@@ -60,7 +60,7 @@ fn unfinished(bytes: &[u8]) -> usize {
 }
 
 /// Prints what was written to standard output there to standard output here, and errors to errors.
-pub async fn print(lines: &mut Lines<'_>, ui: Ui) -> Result<(), Failure> {
+pub async fn print(lines: &mut Lines<'_>, ui: &Ui) -> Result<(), Failure> {
     let allow = |is_terminal: bool| if is_terminal { Allow::Colours } else { Allow::Text };
     let mut out = (Characters::default(), Filter::new(allow(ui.colours_out())));
     let mut err = (Characters::default(), Filter::new(allow(ui.colours_err())));

@@ -52,14 +52,14 @@ pub struct Screen {
 
 impl Screen {
     /// Of a recording that begins with this line.
-    pub fn begin(header: &str, ui: Ui) -> Result<Self, Failure> {
+    pub fn begin(header: &str, ui: &Ui) -> Result<Self, Failure> {
         match serde_json::from_str::<Header>(header) {
             Ok(Header { version: 2 }) => {}
             _ => return Err(bad(words::NOT_ASCIICAST)),
         }
         let drawn = ui.out_is_terminal;
         let filter = Filter::new(if drawn { Allow::Drawing } else { Allow::Text });
-        Ok(Self { ui, filter, _restored: drawn.then(|| Restored) })
+        Ok(Self { ui: ui.clone(), filter, _restored: drawn.then(|| Restored) })
     }
 
     /// Shows what harmless part there is in it.
@@ -76,7 +76,7 @@ pub fn output(line: &str) -> Result<Option<(f64, String)>, Failure> {
 }
 
 /// In a terminal with timing, elsewhere at once and as text.
-pub async fn play(lines: &mut Lines<'_>, pace: Pace, ui: Ui) -> Result<(), Failure> {
+pub async fn play(lines: &mut Lines<'_>, pace: Pace, ui: &Ui) -> Result<(), Failure> {
     let header = lines.next().await?.ok_or_else(|| bad(words::NOT_ASCIICAST))?;
     let mut screen = Screen::begin(&header, ui)?;
     let mut last = 0.0;

@@ -64,7 +64,7 @@ async fn sign_in(
     trust: &Trust,
     browser: bool,
 ) -> Result<(), Failure> {
-    let (ui, profile) = (context.ui, &context.profile);
+    let (ui, profile) = (&context.ui, &context.profile);
     let code = client.authorise(&description()).await?;
     ui.note(&words::confirm_code(&code.verification_uri, &code.user_code, &code.verification_uri_complete));
     if browser && ui.err_is_terminal {

@@ -50,7 +50,7 @@ impl Context {
 
     /// One line from the person. Read on a thread of its own, so that Ctrl-C is still heard here.
     pub async fn ask(&self, question: &'static str) -> Result<Option<String>, Failure> {
-        let ui = self.ui;
+        let ui = self.ui.clone();
         tokio::task::spawn_blocking(move || ui.ask(question))
             .await
             .map_err(|stopped| Failure::Output(std::io::Error::other(stopped)))?
@@ -93,10 +93,10 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
 
 /// Starts the program's one thread and says how it went.
 pub fn main(cli: Cli) -> Result<(), (Ui, Failure)> {
-    let ui = Ui::new(cli.json);
-    let fail = |failure| (ui, failure);
+    let ui = Ui::new(cli.json, &cli.profile);
+    let fail = |failure| (ui.clone(), failure);
     let profile = Profile::locate(cli.profile, cli.home.as_deref()).map_err(fail)?;
-    let context = Context { ui, profile, waiting: RefCell::new(None) };
+    let context = Context { ui: ui.clone(), profile, waiting: RefCell::new(None) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -21,11 +21,11 @@ pub async fn run(context: &Context, args: PlayArgs) -> Result<(), Failure> {
     match recording.kind {
         RecordingKind::Asciicast => {
             let pace = terminal::Pace { speed: args.speed, idle: args.idle };
-            terminal::play(&mut lines, pace, context.ui).await
+            terminal::play(&mut lines, pace, &context.ui).await
         }
-        RecordingKind::Output => output::print(&mut lines, context.ui).await,
+        RecordingKind::Output => output::print(&mut lines, &context.ui).await,
         RecordingKind::Events => {
-            if files::print(&mut lines, args.channel, context.ui).await? || args.files {
+            if files::print(&mut lines, args.channel, &context.ui).await? || args.files {
                 return Ok(());
             }
             Err(match args.channel {

@@ -9,6 +9,7 @@ use daypass_protocol::api::{Ask, Request, RequestState};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::said;
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::text::{MAX_REASON, MAX_TICKET, visible_command, visible_line, visible_lines};
 
 /// A command as `ssh` makes it of its arguments: joined by one space each. `None` if there are none.
@@ -22,6 +23,8 @@ pub struct What {
     pub channels: ChannelSet,
     /// For this one command alone.
     pub command: Option<String>,
+    /// Where forwards may lead; none for those of the product line.
+    pub targets: Vec<ForwardTarget>,
 }
 
 impl What {
@@ -38,7 +41,7 @@ impl What {
         if forwards {
             channels.0.insert(ChannelKind::Forward);
         }
-        Self { channels, command: command.filter(|_| alone) }
+        Self { channels, command: command.filter(|_| alone), targets: ask.forward.clone() }
     }
 }
 
@@ -69,7 +72,7 @@ pub async fn submit(
         ticket,
         emergency: ask.emergency,
         command: what.command,
-        forward_targets: ask.forward.clone(),
+        forward_targets: what.targets,
     };
     client.post("/v1/requests", &ask).await
 }

@@ -11,7 +11,7 @@ use crate::ui::words;
 use std::os::unix::fs::PermissionsExt as _;
 
 pub async fn run(context: &Context, yes: bool, over: Option<Over>) -> Result<(), Failure> {
-    let (ui, profile) = (context.ui, &context.profile);
+    let (ui, profile) = (&context.ui, &context.profile);
     let (client, before) = Client::of(profile)?;
     let config = Config { over: over.unwrap_or(before.over), ..before.clone() };
     let info = client.broker_info().await?;

@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     ready?;
     // ssh may know a way that is not seen here, so it is asked all the same.
     if let Some(hint) = no_way {
-        context.ui.note(&hint);
+        context.ui.hint(&hint);
     }
     let program = std::env::current_exe().map_err(Failure::Ssh)?;
     Files::of(&gateway, &context.profile, config.over, &program)?.write(&context.profile)?;
@@ -76,45 +76,71 @@ async fn own_requests(
 }
 
 /// What the engineer wants to do there.
-struct Needed<'a> {
+struct Needed {
     /// As ssh will send it.
     command: Option<String>,
     /// Nothing but forwards.
     only_forwards: bool,
     forwards: bool,
-    targets: &'a [ForwardTarget],
+    /// Where they lead, as far as that is known before somebody uses a SOCKS proxy.
+    targets: Vec<ForwardTarget>,
+    /// Channels that were named.
+    channels: ChannelSet,
 }
 
-impl<'a> Needed<'a> {
-    fn of(args: &'a SshArgs) -> Self {
-        let targets = args.ask.forward.as_slice();
+impl Needed {
+    fn of(args: &SshArgs) -> Self {
+        let local = args.local.iter().map(|forward| &forward.target);
+        let mut targets: Vec<_> = args.ask.forward.iter().chain(local).cloned().collect();
+        targets.sort();
+        targets.dedup();
         Self {
             command: request::joined(&args.command),
             only_forwards: args.no_command,
-            forwards: !(targets.is_empty() && args.local.is_empty() && args.dynamic.is_empty()),
+            forwards: !(targets.is_empty() && args.dynamic.is_empty()),
             targets,
+            channels: args.ask.channels.clone().unwrap_or_default(),
         }
     }
 
-    /// Whether a request with these channels is enough: for what is started, for no other command than
-    /// this one, and to each target that was named.
+    /// What starts as soon as ssh is there.
+    fn starts(&self) -> Option<ChannelKind> {
+        match self.command {
+            _ if self.only_forwards => None,
+            Some(_) => Some(ChannelKind::Exec),
+            None => Some(ChannelKind::Shell),
+        }
+    }
+
+    /// Whether a request with these channels is enough: for what is started and what was named, for no other
+    /// command than this one, and to each target that was named.
     fn is_in(&self, request: &Request, channels: &ChannelSet) -> bool {
-        let started = match self.command {
-            _ if self.only_forwards => true,
-            Some(_) => channels.contains(ChannelKind::Exec),
-            None => channels.contains(ChannelKind::Shell),
-        };
-        let forwarded = !self.forwards || channels.contains(ChannelKind::Forward);
-        started
-            && forwarded
+        let forward = self.forwards.then_some(ChannelKind::Forward);
+        let mut needed = self.channels.0.iter().copied().chain(self.starts()).chain(forward);
+        needed.all(|kind| channels.contains(kind))
             && request.command.as_ref().is_none_or(|only| Some(only) == self.command.as_ref())
             && self.targets.iter().all(|target| request.forward_targets.contains(target))
+    }
+
+    /// What to ask for: all of that.
+    fn what(&self, args: &SshArgs) -> What {
+        let mut what = What::of(&args.ask, self.command.clone(), self.forwards);
+        if self.only_forwards && args.ask.channels.is_none() {
+            what.channels = ChannelSet([ChannelKind::Forward].into());
+        }
+        // A grant that lets files through and no shell would end what is started here at once.
+        what.channels.0.extend(self.starts());
+        // A SOCKS proxy is for all targets of the product line, unless some were named for it.
+        if args.dynamic.is_empty() || !args.ask.forward.is_empty() {
+            what.targets.clone_from(&self.targets);
+        }
+        what
     }
 }
 
 /// The grant to use: live, enough for what is needed, for the login if one was named. The one that lasts
 /// longest.
-fn live_grant<'r>(mine: &'r [Request], login: Option<&Login>, needed: &Needed<'_>) -> Option<&'r Request> {
+fn live_grant<'r>(mine: &'r [Request], login: Option<&Login>, needed: &Needed) -> Option<&'r Request> {
     mine.iter()
         .filter(|request| login.is_none_or(|login| *login == request.login))
         .filter_map(|request| {
@@ -140,7 +166,7 @@ async fn raise(
     args: &SshArgs,
     mine: &[Request],
     login: Login,
-    needed: &Needed<'_>,
+    needed: &Needed,
 ) -> Result<Request, Failure> {
     let waiting = mine.iter().find(|request| {
         request.state == RequestState::Pending
@@ -158,8 +184,7 @@ async fn raise(
         None if context.ui.can_ask() => context.ask(words::ASK_REASON).await?.unwrap_or_default(),
         None => return Err(Failure::NoReason(device)),
     };
-    let what = What::of(&args.ask, needed.command.clone(), needed.forwards);
-    request::submit(client, device, login, &args.ask, &reason, what).await
+    request::submit(client, device, login, &args.ask, &reason, needed.what(args)).await
 }
 
 fn command(
@@ -181,10 +206,11 @@ fn command(
     if args.tty {
         ssh.arg("-t");
     }
-    for (option, values) in [("-L", &args.local), ("-D", &args.dynamic)] {
-        for value in values {
-            ssh.arg(option).arg(value);
-        }
+    for forward in &args.local {
+        ssh.arg("-L").arg(&forward.text);
+    }
+    for forward in &args.dynamic {
+        ssh.arg("-D").arg(&forward.0);
     }
     if args.no_command {
         ssh.arg("-N");

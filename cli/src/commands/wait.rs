@@ -33,7 +33,7 @@ pub async fn until_answered(
     let answered = poll(client, &latest, &unreachable);
     tokio::pin!(answered);
 
-    let mut line = Waiting::new(context.ui, clock::now());
+    let mut line = Waiting::new(context.ui.clone(), clock::now());
     // Said before the first answer can come: who waits should learn for whom.
     line.draw(&latest.borrow(), clock::now());
     let mut second = interval(Duration::from_secs(1));

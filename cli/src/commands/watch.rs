@@ -9,7 +9,7 @@ use crate::ui::{watching, words};
 use daypass_protocol::api::{WatchEnd, WatchEnded};
 
 pub async fn run(context: &Context, args: WatchArgs) -> Result<(), Failure> {
-    let ui = context.ui;
+    let ui = &context.ui;
     if ui.json && ui.out_is_terminal {
         return Err(Failure::RawToTerminal);
     }
@@ -59,7 +59,10 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<(), Failure> {
         ui.data_line(&said)?;
     }
     match end.ended {
-        WatchEnded::Session => ui.note(&watching::session_ended(&session, end.reason, end.detail.as_deref())),
+        WatchEnded::Session => {
+            ui.note(&watching::session_ended(&session, end.reason, end.detail.as_deref()));
+            ui.hint(&watching::replay(&session));
+        }
         WatchEnded::Terminal => ui.note(&watching::terminal_closed(&session)),
         WatchEnded::Right => return Err(Failure::NoLongerWatched(session)),
         WatchEnded::Failed | WatchEnded::SignIn => return Err(Failure::NotShown(session)),

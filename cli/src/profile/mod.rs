@@ -31,6 +31,15 @@ pub struct ProfileName(String);
 #[error("a profile name is 1 to 32 of a-z, 0-9 and -, not starting with -")]
 pub struct InvalidProfileName;
 
+impl ProfileName {
+    /// The profile of those who never name one.
+    pub const USUAL: &str = "default";
+
+    pub fn is_usual(&self) -> bool {
+        self.0 == Self::USUAL
+    }
+}
+
 impl FromStr for ProfileName {
     type Err = InvalidProfileName;
 

@@ -8,6 +8,7 @@ pub mod watching;
 pub mod words;
 
 use crate::failure::Failure;
+use crate::profile::ProfileName;
 use daypass_protocol::text::{is_hidden, made_visible};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -23,9 +24,11 @@ pub fn clean(text: &str) -> String {
     made_visible(text, MAX_SHOWN)
 }
 
-/// Where output goes and what it may look like.
-#[derive(Clone, Copy, Debug)]
+/// Where output goes, what it may look like, and how this program was called.
+#[derive(Clone, Debug)]
 pub struct Ui {
+    /// What stands between `daypass` and the verb in a command that is to be copied.
+    options: String,
     pub json: bool,
     pub out_is_terminal: bool,
     pub err_is_terminal: bool,
@@ -58,11 +61,12 @@ pub(crate) fn coloured(text: &str, colour: Colour, on: bool) -> String {
 }
 
 impl Ui {
-    pub fn new(json: bool) -> Self {
+    pub fn new(json: bool, profile: &ProfileName) -> Self {
         // https://no-color.org: set and not empty.
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
+            options: if profile.is_usual() { String::new() } else { format!("--profile {profile} ") },
             json,
             out_is_terminal: io::stdout().is_terminal(),
             err_is_terminal: io::stderr().is_terminal(),
@@ -70,32 +74,32 @@ impl Ui {
         }
     }
 
-    pub fn colours_out(self) -> bool {
+    pub fn colours_out(&self) -> bool {
         self.colours && self.out_is_terminal
     }
 
-    pub fn colours_err(self) -> bool {
+    pub fn colours_err(&self) -> bool {
         self.colours && self.err_is_terminal
     }
 
     /// Whether somebody is there to answer.
-    pub fn can_ask(self) -> bool {
+    pub fn can_ask(&self) -> bool {
         self.err_is_terminal && io::stdin().is_terminal()
     }
 
     /// Data, as it is.
     #[allow(clippy::unused_self, reason = "who writes to standard output is given a Ui")]
-    pub fn data(self, text: &str) -> Result<(), Failure> {
+    pub fn data(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
     }
 
-    pub fn data_line(self, text: &str) -> Result<(), Failure> {
+    pub fn data_line(&self, text: &str) -> Result<(), Failure> {
         self.data(&format!("{text}\n"))
     }
 
     /// One JSON document. Hidden characters are escaped: still the same JSON, harmless to a terminal.
-    pub fn json(self, value: &impl Serialize) -> Result<(), Failure> {
+    pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value)
             .map_err(|e| Failure::BadAnswer { what: words::ANSWER, why: e.to_string() })?;
         self.data_line(&visible_json(&text))
@@ -103,22 +107,28 @@ impl Ui {
 
     /// Something for the person and not for a program.
     #[allow(clippy::unused_self, reason = "who speaks to the person is given a Ui")]
-    pub fn note(self, text: &str) {
+    pub fn note(&self, text: &str) {
         // Nobody is left to tell when standard error is gone.
         let _ = writeln!(io::stderr(), "{text}");
     }
 
-    pub fn failure(self, failure: &Failure) {
+    pub fn failure(&self, failure: &Failure) {
         let (message, hint) = failures::said(failure);
         self.note(&format!("{} {message}", coloured("error:", Colour::Bad, self.colours_err())));
         if let Some(hint) = hint {
-            self.note(&format!("{} {hint}", coloured("hint:", Colour::Faint, self.colours_err())));
+            self.hint(&hint);
         }
+    }
+
+    /// What to do next. A command in it is one to copy: it means the same profile.
+    pub fn hint(&self, text: &str) {
+        let text = text.replace("`daypass ", &format!("`daypass {}", self.options));
+        self.note(&format!("{} {text}", coloured("hint:", Colour::Faint, self.colours_err())));
     }
 
     /// Asks for one line. `None` at the end of input.
     #[allow(clippy::unused_self, reason = "who asks the person is given a Ui")]
-    pub fn ask(self, question: &str) -> Result<Option<String>, Failure> {
+    pub fn ask(&self, question: &str) -> Result<Option<String>, Failure> {
         use std::io::Read as _;
         let _ = write!(io::stderr(), "{question} ");
         let _ = io::stderr().flush();

@@ -90,7 +90,7 @@ fn labels(device: &Device) -> String {
 }
 
 impl Ui {
-    pub fn devices(self, devices: &[Device]) -> Result<(), Failure> {
+    pub fn devices(&self, devices: &[Device]) -> Result<(), Failure> {
         if self.json {
             return self.json(&devices);
         }
@@ -117,7 +117,7 @@ impl Ui {
         self.table(&["DEVICE", "LINE", "STATE", "LINK", "SERIAL", "LABELS"], &rows)
     }
 
-    pub fn device(self, detail: &DeviceDetail) -> Result<(), Failure> {
+    pub fn device(&self, detail: &DeviceDetail) -> Result<(), Failure> {
         if self.json {
             return self.json(detail);
         }
@@ -156,7 +156,7 @@ impl Ui {
         self.table(&["WHEN", "FROM", "TO", "BY", "REASON"], &rows)
     }
 
-    pub fn requests(self, requests: &[Request], now: Timestamp) -> Result<(), Failure> {
+    pub fn requests(&self, requests: &[Request], now: Timestamp) -> Result<(), Failure> {
         if self.json {
             return self.json(&requests);
         }
@@ -185,7 +185,7 @@ impl Ui {
     }
 
     /// One request, after something was done with it.
-    pub fn request(self, request: &Request, now: Timestamp) -> Result<(), Failure> {
+    pub fn request(&self, request: &Request, now: Timestamp) -> Result<(), Failure> {
         if self.json {
             return self.json(request);
         }
@@ -213,7 +213,7 @@ impl Ui {
         ])
     }
 
-    pub fn sessions(self, sessions: &[Session]) -> Result<(), Failure> {
+    pub fn sessions(&self, sessions: &[Session]) -> Result<(), Failure> {
         if self.json {
             return self.json(&sessions);
         }
@@ -241,11 +241,11 @@ impl Ui {
         self.table(&["SESSION", "STATE", "PERSON", "WHERE", "STARTED", "LASTED", "REQUEST", ""], &rows)
     }
 
-    pub fn session(self, session: &Session) -> Result<(), Failure> {
+    pub fn session(&self, session: &Session) -> Result<(), Failure> {
         if self.json { self.json(session) } else { self.sessions(std::slice::from_ref(session)) }
     }
 
-    pub fn person(self, me: &Me, broker: &str, profile: &str) -> Result<(), Failure> {
+    pub fn person(&self, me: &Me, broker: &str, profile: &str) -> Result<(), Failure> {
         if self.json {
             return self.json(me);
         }

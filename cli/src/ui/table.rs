@@ -54,12 +54,12 @@ fn rendered(head: &[&str], rows: &[Vec<Cell>], colours: bool) -> String {
 }
 
 impl Ui {
-    pub fn table(self, head: &[&str], rows: &[Vec<Cell>]) -> Result<(), Failure> {
+    pub fn table(&self, head: &[&str], rows: &[Vec<Cell>]) -> Result<(), Failure> {
         self.data(&rendered(head, rows, self.colours_out()))
     }
 
     /// Names and values, one below the other. Those without a value are left out.
-    pub fn facts(self, facts: &[(&str, Option<String>)]) -> Result<(), Failure> {
+    pub fn facts(&self, facts: &[(&str, Option<String>)]) -> Result<(), Failure> {
         let shown = facts.iter().filter(|(_, value)| value.is_some());
         let width = shown.map(|(name, _)| name.width()).max().unwrap_or(0);
         let mut out = String::new();

@@ -12,7 +12,11 @@ pub fn watching(session: &SessionId) -> String {
 pub fn session_ended(session: &SessionId, reason: Option<EndReason>, detail: Option<&str>) -> String {
     let reason = reason.map_or("ended", end_reason);
     let why = detail.map_or_else(String::new, |detail| format!(", {}", clean(detail)));
-    format!("{session} is over: {reason}{why}.\nhint: `daypass play {session}` replays it")
+    format!("{session} is over: {reason}{why}.")
+}
+
+pub fn replay(session: &SessionId) -> String {
+    format!("`daypass play {session}` replays it")
 }
 
 pub fn terminal_closed(session: &SessionId) -> String {

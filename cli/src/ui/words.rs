@@ -154,7 +154,7 @@ pub fn set_up(login: &str, suffix: &str) -> String {
 /// Said before ssh itself says that it fails.
 pub fn no_ssh_port(host: &str, port: u16, why: &str) -> String {
     format!(
-        "hint: {host} port {port} cannot be reached ({why}); \
+        "{host} port {port} cannot be reached ({why}); \
          if only HTTPS gets out of your network, run `daypass setup ssh --over https`"
     )
 }

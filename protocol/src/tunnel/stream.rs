@@ -57,6 +57,7 @@ impl Frames {
                 if self.packet.is_empty() {
                     return Ok(None);
                 }
+                self.partial.reserve(missing);
                 let more = self.packet.split_to(missing.min(self.packet.len()));
                 self.partial.extend_from_slice(&more);
             }
@@ -65,15 +66,17 @@ impl Frames {
         match length(&self.packet)? {
             Some(length) if length <= self.packet.len() => {
                 let mut frame = self.packet.split_to(length);
-                // What is kept of it keeps the whole packet, which is worth it for most of a packet only: a
-                // peer decides how large one is.
-                if frame.len() < self.size / 2 {
+                // What is kept of it keeps the whole packet. A peer decides how large that is, so it may not be
+                // much more than the frame, which is what is counted.
+                if frame.len() < self.size - self.size / 8 {
                     frame = Bytes::copy_from_slice(&frame);
                 }
                 frame.advance(4);
                 Frame::read(frame).map(Some)
             }
-            _ => {
+            known => {
+                // Room for the rest as well, of which there is a most.
+                self.partial.reserve(known.unwrap_or_default());
                 self.partial.extend_from_slice(&std::mem::take(&mut self.packet));
                 Ok(None)
             }
@@ -237,22 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_most_of_its_packet_is_not_copied_and_a_small_one_does_not_keep_it() {
+    fn a_frame_that_is_all_but_an_eighth_of_its_packet_is_not_copied_and_a_smaller_one_does_not_keep_it() {
         let bytes = |length: usize| Frame::Data {
             stream: Which::Data,
             offset: 0,
             bytes: Bytes::from(vec![7; length]),
         };
-        let mut wire = BytesMut::new();
-        bytes(900).encode(&mut wire).unwrap();
-        bytes(10).encode(&mut wire).unwrap();
-        let packet = wire.freeze();
-        let within = packet.as_ptr_range();
-        let mut reader = Frames::default();
-        reader.push(packet);
-        for shared in [true, false] {
-            let Some(Frame::Data { bytes, .. }) = reader.take().unwrap() else { panic!("a data frame") };
-            assert_eq!(within.contains(&bytes.as_ptr()), shared);
+        for (first, second, shared) in [(900, 10, [true, false]), (800, 200, [false, false])] {
+            let mut wire = BytesMut::new();
+            bytes(first).encode(&mut wire).unwrap();
+            bytes(second).encode(&mut wire).unwrap();
+            let packet = wire.freeze();
+            let within = packet.as_ptr_range();
+            let mut reader = Frames::default();
+            reader.push(packet);
+            for shared in shared {
+                let Some(Frame::Data { bytes, .. }) = reader.take().unwrap() else { panic!("a data frame") };
+                assert_eq!(within.contains(&bytes.as_ptr()), shared);
+            }
         }
     }
 

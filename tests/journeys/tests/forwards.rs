@@ -220,6 +220,22 @@ fn promise_1_no_grant_no_bytes__a_grant_without_the_channel_forwards_nothing() {
 }
 
 #[test]
+fn a_forward_of_the_command_line_asks_for_where_it_leads_and_for_no_shell() {
+    let world = world();
+    let device = Device::enrol(&world, "gw-asking", "lab");
+    let port = counting_service();
+    let (local, target) = (free_port(), format!("127.0.0.1:{port}"));
+    let option = format!("{local}:localhost:{port}");
+    let args = ["ssh", "gw-asking", "-l", "diag", "--reason", "its own page", "-N", "-L", &option];
+    let _ssh = Program::start(world.command("engineer", &args));
+    assert_eq!(exchange(connect(local), b"12"), "2 bytes, sum 99");
+    let asked = world.json("engineer", &["requests", "--mine"]);
+    let asked = asked.as_array().unwrap().iter().find(|request| request["device"] == *device.id).unwrap();
+    assert_eq!(asked["forward_targets"], serde_json::json!([target]));
+    assert_eq!(asked["channels"], serde_json::json!(["forward"]));
+}
+
+#[test]
 fn promise_4_access_ends_on_time__a_revoked_grant_closes_its_forwards() {
     let world = world();
     let device = Device::enrol(&world, "gw-cut", "lab");

@@ -1,7 +1,7 @@
 //! The ways in: what an engineer's own `ssh` does with the configuration that `daypass setup ssh` wrote.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use journeys::{Program, World, programs};
+use journeys::{Device, Program, World, programs};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -58,6 +58,58 @@ fn one_command_of_the_command_line_does_it_all() {
     let done = world.cli("engineer", &["ssh", "gw-0043", "-l", "diag", "--", "echo", "hello"]).ok();
     assert_eq!(done.out(), "hello\n");
     assert_eq!(done.stderr, "", "there is a grant: nothing to say");
+}
+
+#[test]
+fn channels_that_are_named_are_asked_for_also_where_a_grant_lives() {
+    let world = World::shared();
+    let device = Device::enrol(&world, "gw-named", "lab");
+    world.ask(&device.id, "30m");
+    let args = [
+        "ssh",
+        "gw-named",
+        "-l",
+        "diag",
+        "--channel",
+        "sftp",
+        "--reason",
+        "its files",
+        "--",
+        "echo",
+        "hello",
+    ];
+    for _ in 0..2 {
+        assert_eq!(world.cli("engineer", &args).ok().out(), "hello\n");
+        let asked = requests(&world, &device.id);
+        assert_eq!(asked, [serde_json::json!(["exec", "sftp"]), serde_json::json!(["shell", "exec"])]);
+    }
+}
+
+/// The channels that were asked for on this device, newest first.
+fn requests(world: &World, device: &str) -> Vec<serde_json::Value> {
+    let all = world.json("engineer", &["requests", "--mine"]);
+    let all = all.as_array().unwrap().iter().filter(|request| request["device"] == device);
+    all.map(|request| request["channels"].clone()).collect()
+}
+
+#[test]
+fn a_forward_that_ssh_would_refuse_is_refused_before_anybody_is_asked() {
+    let world = World::shared();
+    let device = Device::enrol(&world, "gw-broken", "lab");
+    for (option, forward) in [("-L", "8080:80"), ("-L", "8080:/run/docker.sock"), ("-D", "socks")] {
+        let args = ["ssh", "gw-broken", "-l", "diag", "--reason", "its page", "-N", option, forward];
+        world.cli("engineer", &args).with(2).says(forward);
+    }
+    assert_eq!(requests(&world, &device.id), [] as [serde_json::Value; 0]);
+}
+
+#[test]
+fn a_command_in_a_hint_can_be_copied() {
+    let world = World::shared();
+    world.cli("nobody", &["whoami"]).says("hint: run `daypass --profile nobody login --broker");
+    world
+        .cli("engineer", &["ssh", "gw-unknown", "--reason", "x"])
+        .says("`daypass --profile engineer devices`");
 }
 
 #[test]
