@@ -151,7 +151,7 @@ fn over_https__without_a_sign_in_there_is_no_way_in() {
     std::fs::copy(world.profile("engineer", "config.toml"), nobody.join("config.toml")).unwrap();
     let proxy = proxy_option(&world, "nobody");
     let done = world.ssh(&["-o", &proxy, "diag@gw-nobody.daypass", "echo reached"]).with(255);
-    done.says("error: you are not signed in").says("hint: run `daypass login`");
+    done.says("error: you are not signed in").says("hint: run `daypass --profile nobody login`");
     assert_eq!(done.out(), "");
     assert_eq!(world.cli("nobody", &["proxy", "gw-nobody"]).code(), 3);
 
