@@ -1,6 +1,6 @@
 //! The two doors for devices: `/v1/tunnel` and `/v1/enrol`. `protocol/TUNNEL.md` sections 3 to 5.
 
-use super::server::TunnelServer;
+use super::server::{HelloError, TunnelServer};
 use crate::device::enrolment;
 use crate::http::connection::TlsFacts;
 use crate::waiting::Slot;
@@ -189,6 +189,11 @@ enum End {
     Gone(String),
 }
 
+fn no_room() -> HelloError {
+    metrics::counter!("daypass_hellos_turned_away_total", "why" => "not-judged-in-time").increment(1);
+    HelloError::NoRoom
+}
+
 struct Hello {
     socket: WebSocket,
     server: Arc<TunnelServer>,
@@ -226,9 +231,9 @@ impl Hello {
         facts: &TlsFacts,
     ) -> Result<super::server::Admitted, End> {
         let server = self.server.clone();
-        let judged = {
-            let _room = server.room_to_judge().await;
-            server.admit(text, binding, facts).await
+        let judged = match server.room_to_judge().await {
+            Some(_room) => server.admit(text, binding, facts).await,
+            None => Err(no_room()),
         };
         match judged {
             Ok(admitted) => match self.send(&Answer::Welcome(&admitted.welcome)).await {
@@ -257,7 +262,10 @@ impl Hello {
             }
         };
         let (server, from) = (self.server.clone(), facts.peer.to_string());
-        let _room = server.room_to_judge().await;
+        let Some(_room) = server.room_to_judge().await else {
+            let full = no_room();
+            return self.refuse(full.code(), full.message().to_owned(), &full.to_string()).await;
+        };
         let now = server.clock.now();
         match enrolment::enrol(&server.db, &server.trust, binding, &from, &ask, now).await {
             Ok(enrolled) => {

@@ -100,6 +100,8 @@ pub(super) enum HelloError {
     AlreadyConnected(DeviceId, SocketAddr),
     #[error("another connection of this device is just being set up")]
     Coming(DeviceId),
+    #[error("there was no room to judge it in time")]
+    NoRoom,
     #[error(transparent)]
     Bundle(#[from] BundleMakeError),
     #[error(transparent)]
@@ -115,7 +117,7 @@ impl HelloError {
             Self::OtherConnection(_) => RefusalCode::NotAuthentic,
             Self::State(..) => RefusalCode::StateForbids,
             Self::AlreadyConnected(..) => RefusalCode::AlreadyConnected,
-            Self::Coming(_) | Self::Bundle(_) | Self::Database(_) => RefusalCode::Busy,
+            Self::Coming(_) | Self::NoRoom | Self::Bundle(_) | Self::Database(_) => RefusalCode::Busy,
         }
     }
 
@@ -262,10 +264,12 @@ impl TunnelServer {
         }
     }
 
-    /// Waits for room to judge somebody who has said their part. A fleet that comes back at once is taken in
-    /// as fast as the database goes, and nobody has to come again.
+    /// Waits for room to judge somebody who has said their part; `None` when there was none for half of the time
+    /// that a device waits. A fleet that comes back at once is taken in as fast as the database goes. Whoever
+    /// would be judged after they have left is better told to come again: else a broker that is slow for a moment
+    /// judges none but those, and they come again all the same.
     pub(super) async fn room_to_judge(&self) -> Option<SemaphorePermit<'_>> {
-        self.judging.acquire().await.ok()
+        tokio::time::timeout(self.limits.hello / 2, self.judging.acquire()).await.ok()?.ok()
     }
 
     /// Checks a hello, takes the device's place in the registry, and records the connection. Whatever becomes

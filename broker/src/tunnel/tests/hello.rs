@@ -148,6 +148,16 @@ async fn who_has_said_hello_waits_for_an_answer_and_is_not_sent_away() {
 }
 
 #[tokio::test]
+async fn who_would_be_judged_after_they_have_left_is_told_to_come_again() {
+    let world = World::with(Limits { hello: Duration::from_secs(1), judged: 1, ..limits() }).await;
+    let busy = world.server.room_to_judge().await;
+    let told = tokio::time::timeout(Duration::from_secs(10), world.hello(DEVICE, 1)).await.unwrap();
+    assert_eq!(told.err(), Some(RefusalCode::Busy));
+    drop(busy);
+    world.hello(DEVICE, 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_upgrade_without_nonce_or_subprotocol_is_refused() {
     let world = World::new().await;
     let nonce = encode_nonce(&NONCE);
