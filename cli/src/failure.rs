@@ -86,6 +86,8 @@ pub enum Failure {
         channels: Vec<u32>,
     },
     RawToTerminal,
+    /// Targets of `-L` beside a SOCKS proxy for which none are named: the request would be for one or the other.
+    ProxyToWhere,
     /// The right to watch a session ended before the session did.
     NoLongerWatched(SessionId),
     /// The broker could not show on what a session does.

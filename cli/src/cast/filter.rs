@@ -44,16 +44,28 @@ enum State {
 pub struct Filter {
     allow: Allow,
     state: State,
+    /// Whether what was let through is on the alternate screen now.
+    alternate: bool,
 }
 
-/// Puts the terminal back: main screen, scroll region, insertion, wrapping, cursor, character set, attributes.
-/// Leaving a screen that was not entered, and resetting the region, each move the cursor; it is put back where the
-/// replay left it.
-pub const RESET: &str = "\x1b7\x1b[?1049l\x1b7\x1b[r\x1b8\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m";
+/// Leaves the alternate screen; the cursor is then where it was on the main one.
+const LEAVE: &str = "\x1b[?1049l";
+/// Puts the rest of the terminal back: scroll region, insertion, wrapping, cursor, character set, attributes. Resetting
+/// the region moves the cursor, which is saved and put back.
+const RESET: &str = "\x1b7\x1b[r\x1b8\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m";
+/// What changes to the alternate screen and back, in its three forms.
+const ALTERNATE: [&str; 3] = ["47", "1047", "1049"];
 
 impl Filter {
     pub fn new(allow: Allow) -> Self {
-        Self { allow, state: State::Ground }
+        Self { allow, state: State::Ground, alternate: false }
+    }
+
+    /// Puts the terminal back as it was before all that was let through. A screen that was not entered is not left:
+    /// terminals move the cursor for it.
+    pub fn reset(&self) -> String {
+        let leave = if self.alternate { LEAVE } else { "" };
+        format!("{leave}{RESET}")
     }
 
     pub fn pass(&mut self, text: &str) -> String {
@@ -145,10 +157,14 @@ impl Filter {
         }
     }
 
-    fn csi(&self, mut sequence: String, c: char, out: &mut String) -> State {
+    fn csi(&mut self, mut sequence: String, c: char, out: &mut String) -> State {
         match c {
             '\x40'..='\x7e' => {
                 if self.may_draw(&sequence, c) {
+                    let modes = sequence.strip_prefix('?').unwrap_or_default();
+                    if modes.split(';').any(|mode| ALTERNATE.contains(&mode)) {
+                        self.alternate = c == 'h';
+                    }
                     out.push_str("\x1b[");
                     out.push_str(&sequence);
                     out.push(c);
@@ -182,12 +198,12 @@ impl Filter {
             return false;
         }
         if let Some(modes) = parameters.strip_prefix('?') {
-            // Wrapping, cursor blinking and visibility, the alternate screen in its three forms.
+            // Wrapping, cursor blinking and visibility, the saved cursor, the alternate screen.
             return matches!(end, 'h' | 'l')
                 && !modes.is_empty()
                 && modes
                     .split(';')
-                    .all(|mode| matches!(mode, "7" | "12" | "25" | "47" | "1047" | "1048" | "1049"));
+                    .all(|mode| matches!(mode, "7" | "12" | "25" | "1048") || ALTERNATE.contains(&mode));
         }
         match end {
             // Movement, erasing, inserting, deleting, scrolling, tabs, repetition, scroll region.
@@ -237,6 +253,22 @@ mod tests {
             "\x1b[s\x1b[u\x1b[4h\x1b[4l",
         ] {
             assert_eq!(drawn(text), text);
+        }
+    }
+
+    #[test]
+    fn the_alternate_screen_is_left_only_where_it_was_entered() {
+        for (text, entered) in [
+            ("plain", false),
+            ("\x1b[?1049h", true),
+            ("\x1b[?25;1047h\x1b[?25l", true),
+            ("\x1b[?1049h\x1b[?1049l", false),
+            ("\x1b[1049h", false),
+            ("\x1b]0;\x1b[?1049h", true),
+        ] {
+            let mut filter = Filter::new(Allow::Drawing);
+            filter.pass(text);
+            assert_eq!(filter.reset().starts_with(LEAVE), entered, "{text:?}");
         }
     }
 

@@ -2,12 +2,11 @@
 //!
 //! <https://docs.asciinema.org/manual/asciicast/v2/>
 
-use super::filter::{Allow, Filter, RESET};
+use super::filter::{Allow, Filter};
 use super::lines::{Lines, bad};
 use crate::failure::Failure;
 use crate::ui::{Ui, words};
 use serde::Deserialize;
-use std::io::Write as _;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -32,22 +31,21 @@ impl Pace {
     }
 }
 
-/// Puts the terminal back however the replay ends.
-struct Restored;
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        let mut out = std::io::stdout().lock();
-        let _ =
-            out.write_all(RESET.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    }
-}
-
 /// What a recording shows, in this terminal, which is put back at the end; elsewhere as text.
 pub struct Screen {
     ui: Ui,
     filter: Filter,
-    _restored: Option<Restored>,
+    drawn: bool,
+}
+
+/// Puts the terminal back however the replay ends.
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.drawn {
+            // A terminal that is gone needs nothing put back.
+            let _ = self.ui.data_line(&self.filter.reset());
+        }
+    }
 }
 
 impl Screen {
@@ -59,7 +57,7 @@ impl Screen {
         }
         let drawn = ui.out_is_terminal;
         let filter = Filter::new(if drawn { Allow::Drawing } else { Allow::Text });
-        Ok(Self { ui: ui.clone(), filter, _restored: drawn.then(|| Restored) })
+        Ok(Self { ui: ui.clone(), filter, drawn })
     }
 
     /// Shows what harmless part there is in it.

@@ -22,11 +22,11 @@ use std::process::Command;
 const RECENT: usize = 100;
 
 pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
+    let needed = Needed::of(&args)?;
     let (client, config) = Client::of(&context.profile)?;
     let device = args.device.device.clone();
     let mine = own_requests(context, &client, &device).await?;
     let wanted = args.ask.login.clone().or_else(|| args.device.login.clone());
-    let needed = Needed::of(&args);
 
     let grant = match live_grant(&mine, wanted.as_ref(), &needed) {
         Some(grant) => grant.clone(),
@@ -89,18 +89,21 @@ struct Needed {
 }
 
 impl Needed {
-    fn of(args: &SshArgs) -> Self {
+    fn of(args: &SshArgs) -> Result<Self, Failure> {
+        if !args.local.is_empty() && !args.dynamic.is_empty() && args.ask.forward.is_empty() {
+            return Err(Failure::ProxyToWhere);
+        }
         let local = args.local.iter().map(|forward| &forward.target);
         let mut targets: Vec<_> = args.ask.forward.iter().chain(local).cloned().collect();
         targets.sort();
         targets.dedup();
-        Self {
+        Ok(Self {
             command: request::joined(&args.command),
             only_forwards: args.no_command,
             forwards: !(targets.is_empty() && args.dynamic.is_empty()),
             targets,
             channels: args.ask.channels.clone().unwrap_or_default(),
-        }
+        })
     }
 
     /// What starts as soon as ssh is there.
@@ -130,10 +133,7 @@ impl Needed {
         }
         // A grant that lets files through and no shell would end what is started here at once.
         what.channels.0.extend(self.starts());
-        // A SOCKS proxy is for all targets of the product line, unless some were named for it.
-        if args.dynamic.is_empty() || !args.ask.forward.is_empty() {
-            what.targets.clone_from(&self.targets);
-        }
+        what.targets.clone_from(&self.targets);
         what
     }
 }

@@ -33,7 +33,8 @@ pub fn exit_code(failure: &Failure) -> u8 {
         | Failure::NeedsYes
         | Failure::Text(_)
         | Failure::SeveralRecordings { .. }
-        | Failure::RawToTerminal => exit::USAGE,
+        | Failure::RawToTerminal
+        | Failure::ProxyToWhere => exit::USAGE,
         Failure::Interrupted | Failure::StoppedWaiting(_) => exit::INTERRUPTED,
         _ => exit::FAILED,
     }
@@ -155,6 +156,10 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
         Failure::RawToTerminal => (
             "a raw recording is not for a terminal: it can contain anything".to_owned(),
             hint("send it to a file, or play it without --raw and --json"),
+        ),
+        Failure::ProxyToWhere => (
+            "-L asks for its own target, and -D without --forward for those of the product line".to_owned(),
+            hint("name with --forward HOST:PORT where -D leads, or use one at a time"),
         ),
         Failure::NoLongerWatched(id) => (
             format!("you may not watch {id} any more"),

@@ -6,7 +6,8 @@ use crate::place::Place;
 use crate::reading::{recording, session};
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
-use std::process::Child;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 /// Reads what the terminal shows until `words` stand in it.
 fn until(child: &mut Child, words: &str) -> String {
@@ -82,8 +83,63 @@ fn a_replay_draws_and_does_nothing_else_to_the_terminal() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(
         shown.trim_end(),
-        "a\x1b[31mb\x1b[0mlink\x1b[?1049hend\x1b[?1049l\x1b[r\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m"
+        "a\x1b[31mb\x1b[0mlink\x1b[?1049hend\x1b[?1049l\x1b7\x1b[r\x1b8\x1b[4l\x1b[?7h\x1b[?25h\x1b(B\x1b[0m"
     );
+}
+
+/// A real terminal of 80 by 24, gone with the test.
+struct Tmux<'p>(&'p Place);
+
+impl Tmux<'_> {
+    fn call(&self, args: &[&str]) -> String {
+        let mut tmux = Command::new("tmux");
+        tmux.arg("-S").arg(self.0.dir.path().join("tmux")).args(["-f", "/dev/null"]).args(args).env_clear();
+        tmux.envs(self.0.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+        tmux.env("DAYPASS", env!("CARGO_BIN_EXE_daypass"));
+        String::from_utf8(tmux.output().unwrap().stdout).unwrap()
+    }
+
+    /// What it shows once `words` stand in it.
+    fn shows(&self, words: &str) -> Vec<String> {
+        for _ in 0..400 {
+            let lines: Vec<_> = self.call(&["capture-pane", "-p"]).lines().map(str::to_owned).collect();
+            if lines.iter().any(|line| line == words) {
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{words:?} is not shown: {}", self.call(&["capture-pane", "-p"]));
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        self.call(&["kill-server"]);
+    }
+}
+
+#[test]
+fn a_replay_leaves_the_cursor_behind_what_it_showed() {
+    for (output, shown) in [
+        ("one\r\ntwo\r\n", &["before", "one", "two", "", "after"][..]),
+        ("one\r\n\x1b[?1049hfull\x1b[?1049l\r\ntwo\r\n", &["before", "one", "", "two", "", "after"]),
+        ("one\r\n\x1b[?1049hcut off", &["before", "one", "", "after"]),
+    ] {
+        let broker = Broker::start();
+        broker.on(
+            "GET /v1/sessions/S-7K2M9QXD",
+            Reply::json(200, &session(&json!([recording(1, "asciicast", 1)]))),
+        );
+        let cast =
+            format!("{}\n{}\n", json!({"version": 2, "width": 80, "height": 24}), json!([0.01, "o", output]));
+        broker.on("GET /v1/sessions/S-7K2M9QXD/recordings/1", Reply::text("application/x-asciicast", &cast));
+        let place = Place::signed_in(&broker, 300);
+        let tmux = Tmux(&place);
+        let script = "echo before; \"$DAYPASS\" play S-7K2M9QXD; echo after; exec sleep 60";
+        tmux.call(&["new-session", "-d", "-x", "80", "-y", "24", script]);
+        let lines = tmux.shows("after");
+        assert_eq!(lines[..shown.len()], *shown, "{output:?}");
+    }
 }
 
 #[test]

@@ -100,6 +100,9 @@ fn a_forward_that_ssh_would_refuse_is_refused_before_anybody_is_asked() {
         let args = ["ssh", "gw-broken", "-l", "diag", "--reason", "its page", "-N", option, forward];
         world.cli("engineer", &args).with(2).says(forward);
     }
+    let both =
+        ["ssh", "gw-broken", "-l", "diag", "--reason", "x", "-N", "-L", "8080:localhost:80", "-D", "1080"];
+    world.cli("engineer", &both).with(2).says("--forward HOST:PORT");
     assert_eq!(requests(&world, &device.id), [] as [serde_json::Value; 0]);
 }
 
