@@ -71,7 +71,8 @@ fn a_watcher_sees_what_the_engineer_sees_from_the_start_and_onward_and_hears_why
     let (seen, last) = shown(&last.out()).with_last();
     assert!(said.out().starts_with(&seen), "{said}");
     assert_eq!((&last["ended"], &last["reason"]), (&"session".into(), &"ended_by_person".into()), "{last}");
-    let _ = text.ends().ok().says("ended by a person, by chloe").says(&format!("daypass play {session}"));
+    let replay = format!("`daypass --profile engineer play {session}` replays it");
+    let _ = text.ends().ok().says("ended by a person, by chloe").says(&replay);
 
     // It is over: there is nothing to watch, and what there is instead is said.
     let late = world.cli("reviewer", &["watch", &session]).with(1);
