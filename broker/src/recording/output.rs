@@ -16,7 +16,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 pub(super) const MAGIC: &[u8] = b"daypass-output-1\n";
-pub(super) const MAX_FRAME: usize = 1 << 20;
+const MAX_FRAME: usize = 1 << 20;
 const HEADER: usize = 13;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +27,17 @@ pub enum OutputStream {
 
 /// Appends `bytes` as frames.
 pub(super) fn encode(at: Duration, stream: OutputStream, bytes: &[u8], into: &mut Vec<u8>) {
+    let ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
     for part in bytes.chunks(MAX_FRAME) {
-        header(at, stream, part.len(), into);
+        into.extend_from_slice(&ms.to_be_bytes());
+        into.push(match stream {
+            OutputStream::Stdout => 1,
+            OutputStream::Stderr => 2,
+        });
+        // A part is at most MAX_FRAME.
+        into.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
         into.extend_from_slice(part);
     }
-}
-
-/// Appends what stands in front of the bytes of one frame, of which there are at most [`MAX_FRAME`].
-pub(super) fn header(at: Duration, stream: OutputStream, length: usize, into: &mut Vec<u8>) {
-    let ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-    into.extend_from_slice(&ms.to_be_bytes());
-    into.push(match stream {
-        OutputStream::Stdout => 1,
-        OutputStream::Stderr => 2,
-    });
-    into.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
 }
 
 /// Reads frames and gives NDJSON; holds one frame at a time. A frame that is not complete yet (a live

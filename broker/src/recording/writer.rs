@@ -15,7 +15,7 @@ use daypass_protocol::tunnel::open::Pty;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,8 +27,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub(super) const QUEUE: usize = 16;
 /// Bytes that make no more pieces wait for the same write.
 const GATHER: usize = 128 * 1024;
-/// Of a channel without a terminal, a piece of so many bytes is written from where it lies.
-const LARGE: usize = 16 * 1024;
 /// A buffer that grew larger for one big piece is given back.
 const KEEP_BUFFER: usize = 2 * GATHER;
 
@@ -142,8 +140,6 @@ struct Gathered {
     number: i64,
     /// One for each of them.
     answers: Vec<Answer<()>>,
-    /// The bytes of a large piece, behind what lies in the buffer.
-    tail: Bytes,
 }
 
 struct Writer {
@@ -164,21 +160,6 @@ fn write_line(at: std::time::Duration, event: &SessionEvent, into: &mut Vec<u8>)
     let t = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
     serde_json::to_writer(&mut *into, &Line { t, event })?;
     into.push(b'\n');
-    Ok(())
-}
-
-fn write_both(mut file: &File, first: &[u8], second: &[u8]) -> io::Result<()> {
-    let mut slices = [IoSlice::new(first), IoSlice::new(second)];
-    let mut left = &mut slices[..];
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match file.write_vectored(left) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut left, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
     Ok(())
 }
 
@@ -214,8 +195,7 @@ impl Writer {
     fn obey(&mut self, commands: impl Iterator<Item = Command>) {
         for command in commands {
             if let Command::Append { number, piece, done } = command {
-                let full = self.buffer.len() >= GATHER || !self.gathered.tail.is_empty();
-                if full || number != self.gathered.number {
+                if number != self.gathered.number || self.buffer.len() >= GATHER {
                     self.write();
                 }
                 match self.gather(number, piece) {
@@ -317,13 +297,6 @@ impl Writer {
                 Encoder::resize(at, cols, rows, &mut self.buffer);
                 Ok(())
             }
-            (Format::Output, Piece::Output(stream, bytes))
-                if (LARGE..=output::MAX_FRAME).contains(&bytes.len()) =>
-            {
-                output::header(at, stream, bytes.len(), &mut self.buffer);
-                self.gathered.tail = bytes;
-                Ok(())
-            }
             (Format::Output, Piece::Output(stream, bytes)) => {
                 output::encode(at, stream, &bytes, &mut self.buffer);
                 Ok(())
@@ -338,7 +311,6 @@ impl Writer {
 
     /// Writes what was gathered, and answers for it.
     fn write(&mut self) {
-        let tail = std::mem::take(&mut self.gathered.tail);
         if self.gathered.answers.is_empty() {
             self.buffer.clear();
             return;
@@ -346,7 +318,7 @@ impl Writer {
         let number = self.gathered.number;
         let written = self.alive().and_then(|()| {
             let track = self.tracks.get(&number).ok_or(RecordError::Closed)?;
-            write_both(&track.file, &self.buffer, &tail).map_err(RecordError::writing)
+            track.file.as_ref().write_all(&self.buffer).map_err(RecordError::writing)
         });
         let written = written.map_err(|error| self.fail(error));
         for done in self.gathered.answers.drain(..) {
@@ -356,11 +328,10 @@ impl Writer {
             && let Some(track) = self.tracks.get_mut(&number)
         {
             track.took(&self.buffer);
-            track.took(&tail);
             if matches!(track.format, Format::Asciicast(_)) {
                 self.screens.grew(number, track.bytes);
             }
-            self.growth.add((self.buffer.len() + tail.len()) as u64);
+            self.growth.add(self.buffer.len() as u64);
         }
         self.buffer.clear();
         if self.buffer.capacity() > KEEP_BUFFER {
@@ -456,7 +427,6 @@ mod tests {
         let (commands, answers): (Vec<_>, Vec<_>) = [
             output(1, b"one"),
             output(1, b"two"),
-            output(1, &BIG),
             output(2, b"three"),
             output(7, b"nowhere"),
             output(1, b"four"),
@@ -468,14 +438,11 @@ mod tests {
         for answer in answers {
             taken.push(answer.await.unwrap().is_ok());
         }
-        assert_eq!(taken, [true, true, true, true, false, true]);
+        assert_eq!(taken, [true, true, true, false, true]);
         let said = paths.map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
         let found = |text: &str| said.each_ref().map(|said| said.find(text).is_some());
         assert!(["one", "two", "four"].iter().all(|text| found(text) == [true, false]));
         assert_eq!(found("three"), [false, true]);
-        let big = String::from_utf8_lossy(&BIG);
-        let order = ["one", "two", &big, "four"].map(|text| said[0].find(text).unwrap());
-        assert!(order.is_sorted(), "{order:?}");
         let hashed = writer.snapshot();
         for (snapshot, number) in hashed.iter().zip(1..) {
             let path = dir.path().join(snapshot.number.to_string());
@@ -484,9 +451,6 @@ mod tests {
         }
         assert_eq!(hashed.len(), 2);
     }
-
-    /// Written from where it lies.
-    static BIG: [u8; LARGE + 1] = [b'b'; LARGE + 1];
 
     #[tokio::test]
     async fn no_recorder_no_session_pieces_of_a_write_that_fails_are_all_refused() {
@@ -498,7 +462,7 @@ mod tests {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         writer.tracks.get_mut(&1).unwrap().file = Arc::new(full);
         let (commands, answers): (Vec<_>, Vec<_>) =
-            [output(1, b"one"), output(1, &BIG), output(1, b"two")].into_iter().unzip();
+            [output(1, b"one"), output(1, b"two")].into_iter().unzip();
         writer.obey(commands.into_iter());
         for answer in answers {
             assert!(answer.await.unwrap().is_err());

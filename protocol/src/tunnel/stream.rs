@@ -57,7 +57,6 @@ impl Frames {
                 if self.packet.is_empty() {
                     return Ok(None);
                 }
-                self.partial.reserve(missing);
                 let more = self.packet.split_to(missing.min(self.packet.len()));
                 self.partial.extend_from_slice(&more);
             }
@@ -74,9 +73,7 @@ impl Frames {
                 frame.advance(4);
                 Frame::read(frame).map(Some)
             }
-            known => {
-                // Room for the rest as well, of which there is a most.
-                self.partial.reserve(known.unwrap_or_default());
+            _ => {
                 self.partial.extend_from_slice(&std::mem::take(&mut self.packet));
                 Ok(None)
             }
