@@ -76,7 +76,7 @@ fn a_watcher_sees_what_the_engineer_sees_from_the_start_and_onward_and_hears_why
 
     // It is over: there is nothing to watch, and what there is instead is said.
     let late = world.cli("reviewer", &["watch", &session]).with(1);
-    let _ = late.says("is over already").says(&format!("daypass play {session}"));
+    let _ = late.says("is over already").says(&format!("daypass --profile reviewer play {session}"));
 }
 
 trait WithLast {
