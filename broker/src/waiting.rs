@@ -123,11 +123,11 @@ impl Waiting {
         let number = places.next;
         places.next += 1;
         places.taken += 1;
-        let give_way = CancellationToken::new();
-        let place = Place { since: Instant::now(), give_way: give_way.clone() };
+        let (since, give_way) = (Instant::now(), CancellationToken::new());
+        let place = Place { since, give_way: give_way.clone() };
         places.sources.entry(source).or_default().silent.insert(number, place);
         drop(places);
-        Ok(Slot { waiting: self.clone(), source, number, give_way })
+        Ok(Slot { waiting: self.clone(), source, number, since, give_way })
     }
 }
 
@@ -202,10 +202,16 @@ pub struct Slot {
     waiting: Waiting,
     source: IpAddr,
     number: u64,
+    since: Instant,
     give_way: CancellationToken,
 }
 
 impl Slot {
+    /// When it was taken.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// Cancelled when the place was given to somebody else: the connection is to be closed.
     pub fn give_way(&self) -> CancellationToken {
         self.give_way.clone()

@@ -94,10 +94,15 @@ pub enum Verb {
         #[arg(value_enum)]
         shell: Shell,
     },
-    /// Carry SSH to a device over HTTPS, between standard input and output: `ProxyCommand daypass proxy %h`
+    /// Be what ssh reaches a device through: over HTTPS, between standard input and output, `ProxyCommand daypass
+    /// proxy %h`
     Proxy {
         /// The device as ssh calls it, %h
         host: String,
+        /// Connect to the gateway's SSH port instead, straight to the device, and hand the connection to ssh: with
+        /// `ProxyUseFdpass yes`
+        #[arg(long)]
+        fdpass: bool,
     },
     /// Renew the identity certificate where it is about to end; called by ssh itself
     #[command(hide = true)]
@@ -244,7 +249,7 @@ pub struct SshArgs {
     /// Neither shell nor command: only forwards, as ssh's own -N
     #[arg(short = 'N', conflicts_with = "command")]
     pub no_command: bool,
-    /// The port by which the gateway is reached, this once; `setup ssh --over` says it for good
+    /// How the gateway is reached, this once; `setup ssh --over` says it for good
     #[arg(long, value_enum)]
     pub over: Option<Over>,
     /// Give the command a terminal
@@ -308,8 +313,7 @@ pub enum SetupVerb {
         /// Write without asking
         #[arg(long)]
         yes: bool,
-        /// The port by which the gateway is reached from here: that of SSH, or that of HTTPS, which gets through
-        /// firewalls and through the proxy that HTTPS_PROXY names; without it as last time
+        /// How the gateway is reached from here; without it as last time
         #[arg(long, value_enum)]
         over: Option<Over>,
     },

@@ -75,6 +75,14 @@ pub enum Failure {
     UnfitPath(PathBuf),
     NoHome,
     Ssh(io::Error),
+    /// The gateway's SSH port.
+    NoGateway {
+        host: String,
+        port: u16,
+        why: String,
+    },
+    /// Standard output is not where `ssh` waits for a connection.
+    NotHandedOver(io::Error),
     Key(String),
     NoRecording(SessionId),
     NoSuchChannel {

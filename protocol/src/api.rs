@@ -16,6 +16,11 @@ pub const SSH_PATH: &str = "/v1/ssh/";
 pub const SSH_PROTOCOL: &str = "daypass-ssh-1";
 /// Longest message of it, either way, in bytes.
 pub const SSH_MESSAGE: usize = 64 * 1024;
+/// What stands before a ticket in the line that goes ahead of SSH on the gateway's port. SSH itself begins with
+/// `SSH-` (RFC 4253 section 4.2).
+pub const TICKET: &str = "daypass-ticket ";
+/// Longest such line with its end, in bytes.
+pub const TICKET_LINE: usize = 128;
 
 macro_rules! body {
     ($(#[$doc:meta])* $vis:vis struct $name:ident { $($fields:tt)* }) => {
@@ -47,6 +52,18 @@ body! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub hint: Option<String>,
         pub code: String,
+    }
+}
+
+body! {
+    /// The right to one connection, straight to one device's name, on the gateway's SSH port: `POST
+    /// /v1/ssh/{host}/tickets`. Good once and for moments, for the person who asked only.
+    pub struct SshTicket {
+        pub ticket: String,
+        pub expires_at: Timestamp,
+        /// Host and port of the SSH gateway.
+        pub ssh_host: String,
+        pub ssh_port: u16,
     }
 }
 

@@ -36,8 +36,8 @@ pub enum Place<P> {
     Front,
     /// Inside a channel of a front connection, under a device's name.
     Inner { device: DeviceId, outer: P, outer_kex: Option<String> },
-    /// Inside a WebSocket that somebody opened with an access token, under a device's name.
-    Direct { device: DeviceId, caller: P, tls: String },
+    /// Under a device's name, by a WebSocket or a ticket that somebody got for an access token.
+    Direct { device: DeviceId, caller: P, tls: Option<String> },
 }
 
 /// Why a connection is given up from within.
@@ -64,13 +64,13 @@ pub fn serve<D: Door, S: Stream>(
 ) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let limits = inside.limits;
-        let deadline = Instant::now() + limits.login_grace;
+        let deadline = slot.as_ref().map_or_else(Instant::now, Slot::since) + limits.login_grace;
         let (transport, control) = Transport::new(stream, limits.egress, limits.egress_hard);
         let _cut = control.cut_on_drop();
         let outer_kex = match &place {
             Place::Front => None,
             Place::Inner { outer_kex, .. } => outer_kex.clone(),
-            Place::Direct { tls, .. } => Some(tls.clone()),
+            Place::Direct { tls, .. } => tls.clone(),
         };
         let stopping = inside.stopping.clone();
         let live = Live::new(inside, source, control, outer_kex);

@@ -50,23 +50,23 @@ pub enum NotLetIn {
 }
 
 /// The right to one connection to one device's name.
-pub struct Ticket<D: Door> {
+pub struct Admitted<D: Door> {
     entrance: Entrance<D>,
     slot: Slot,
-    caller: Caller<D::Person>,
-    device: DeviceId,
-    identity: HostIdentity,
+    pub(super) caller: Caller<D::Person>,
+    pub(super) device: DeviceId,
+    pub(super) identity: HostIdentity,
 }
 
-impl<D: Door> std::fmt::Debug for Ticket<D> {
+impl<D: Door> std::fmt::Debug for Admitted<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ticket").field("device", &self.device).finish_non_exhaustive()
+        f.debug_struct("Admitted").field("device", &self.device).finish_non_exhaustive()
     }
 }
 
 impl<D: Door> Entrance<D> {
     /// Asks for a connection to what the caller's `ssh` calls `host`.
-    pub async fn ask(&self, caller: Caller<D::Person>, host: &str) -> Result<Ticket<D>, NotLetIn> {
+    pub async fn ask(&self, caller: Caller<D::Person>, host: &str) -> Result<Admitted<D>, NotLetIn> {
         let inside = self.inside();
         // First of all, so that whatever is asked is asked within the limits.
         let slot = self.admit(caller.source).map_err(|_| NotLetIn::Full)?;
@@ -79,7 +79,7 @@ impl<D: Door> Entrance<D> {
         match timeout(inside.limits.step, inside.door.host_identity(&device)).await {
             Err(_) => Err(NotLetIn::Refused(Refusal::new("the gateway is busy: try again"))),
             Ok(Err(refusal)) => Err(NotLetIn::Refused(refusal)),
-            Ok(Ok(identity)) => Ok(Ticket { entrance: self.clone(), slot, caller, device, identity }),
+            Ok(Ok(identity)) => Ok(Admitted { entrance: self.clone(), slot, caller, device, identity }),
         }
     }
 
@@ -90,7 +90,7 @@ impl<D: Door> Entrance<D> {
             .await;
     }
 
-    async fn record(&self, person: Option<&D::Person>, refused: Refused) {
+    pub(super) async fn record(&self, person: Option<&D::Person>, refused: Refused) {
         let inside = self.inside();
         if timeout(inside.limits.step, inside.door.refused(person, refused)).await.is_err() {
             warn!("a refusal was not recorded in time");
@@ -98,7 +98,7 @@ impl<D: Door> Entrance<D> {
     }
 }
 
-impl<D: Door> Ticket<D> {
+impl<D: Door> Admitted<D> {
     /// Serves SSH inside the WebSocket, to its end.
     pub fn enter(self, socket: WebSocket) {
         let Self { entrance, slot, caller: Caller { person, source, tls }, device, identity } = self;
@@ -106,7 +106,7 @@ impl<D: Door> Ticket<D> {
         let linger = inside.limits.linger;
         let (near, far) = duplex(PIPE);
         let config = Arc::new(ssh::config(identity, &inside.limits));
-        let place = Place::Direct { device, caller: person, tls };
+        let place = Place::Direct { device, caller: person, tls: Some(tls) };
         let serving = serve(inside, near, place, source, config, Some(slot));
         entrance.run(source, async move {
             let carrying = carry(socket, far);

@@ -105,6 +105,8 @@ pub struct Client {
 pub enum RefusedKind {
     /// Of the way in by HTTPS: no access token, or none that is good.
     Token,
+    /// Ahead of SSH: a ticket that is over, was used, or never was.
+    Ticket,
     Certificate,
     BareKey,
     OtherPerson,
@@ -126,6 +128,7 @@ impl RefusedKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Ticket => "ticket",
             Self::Certificate => "certificate",
             Self::BareKey => "bare-key",
             Self::OtherPerson => "other-person",

@@ -5,6 +5,7 @@ use super::door::{Door, HostIdentity};
 use super::gate::Gate;
 use super::limits::Limits;
 use super::ssh;
+use super::ticket::{self, Announced, Promise, Tickets};
 use crate::waiting::{Full, Slot, Waiting};
 use std::future::Future;
 use std::io;
@@ -13,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::BufReader;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
@@ -61,6 +63,7 @@ impl<D: Door> Gateway<D> {
             waiting: Waiting::new(limits.unproven),
             connections: Mutex::default(),
             accepted: AtomicU64::new(0),
+            tickets: Tickets::default(),
         }));
         let accepting = tokio::spawn(accept(listener, config, entrance.clone()));
         Ok(Self { address, entrance, accepting })
@@ -85,22 +88,23 @@ impl<D: Door> Gateway<D> {
 }
 
 /// What every connection passes, whichever way it came: one count, one set of limits.
-pub struct Entrance<D>(Arc<Hall<D>>);
+pub struct Entrance<D: Door>(Arc<Hall<D>>);
 
-struct Hall<D> {
+struct Hall<D: Door> {
     inside: Arc<Inside<D>>,
     waiting: Waiting,
     connections: Mutex<JoinSet<()>>,
     accepted: AtomicU64,
+    tickets: Tickets<D::Person>,
 }
 
-impl<D> Clone for Entrance<D> {
+impl<D: Door> Clone for Entrance<D> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<D> std::fmt::Debug for Entrance<D> {
+impl<D: Door> std::fmt::Debug for Entrance<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Entrance")
     }
@@ -109,6 +113,10 @@ impl<D> std::fmt::Debug for Entrance<D> {
 impl<D: Door> Entrance<D> {
     pub(super) fn inside(&self) -> &Arc<Inside<D>> {
         &self.0.inside
+    }
+
+    pub(super) fn tickets(&self) -> &Tickets<D::Person> {
+        &self.0.tickets
     }
 
     fn connections(&self) -> MutexGuard<'_, JoinSet<()>> {
@@ -156,6 +164,51 @@ impl<D: Door> Entrance<D> {
     }
 }
 
+/// What the listener accepted, from its first byte to its end.
+async fn enter<D: Door>(
+    entrance: Entrance<D>,
+    mut stream: BufReader<TcpStream>,
+    source: SocketAddr,
+    config: Arc<russh::server::Config>,
+    slot: Slot,
+) {
+    let inside = entrance.inside().clone();
+    let (place, config) = {
+        let beginning = async {
+            let ahead = timeout_at(slot.since() + inside.limits.login_grace, ticket::ahead(&mut stream));
+            match ahead.await {
+                Ok(Ok(None)) => Some((Place::Front, config)),
+                Ok(Ok(Some(ticket))) => {
+                    let Promise { caller, device, identity, .. } =
+                        entrance.redeem(&ticket, source, &mut stream).await?;
+                    let config = Arc::new(ssh::config(identity, &inside.limits));
+                    Some((Place::Direct { device, caller: caller.person, tls: None }, config))
+                }
+                Ok(Err(error)) => {
+                    debug!(%error, "not an SSH client");
+                    None
+                }
+                Err(_) => {
+                    debug!("not a word in time");
+                    None
+                }
+            }
+        };
+        let give_way = slot.give_way();
+        let begun = tokio::select! {
+            begun = beginning => begun,
+            () = give_way.cancelled() => {
+                debug!("gave way before a word");
+                None
+            }
+            () = inside.stopping.cancelled() => None,
+        };
+        let Some(begun) = begun else { return };
+        begun
+    };
+    serve(inside, Announced::new(stream), place, source, config, Some(slot)).await;
+}
+
 async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Config>, entrance: Entrance<D>) {
     let inside = entrance.inside().clone();
     loop {
@@ -178,8 +231,7 @@ async fn accept<D: Door>(listener: TcpListener, config: Arc<russh::server::Confi
         }
         // The library reads a packet's length first and then the rest: two calls where one would do.
         let stream = BufReader::with_capacity(READ, stream);
-        let serving = serve(inside.clone(), stream, Place::Front, source, config.clone(), Some(slot));
-        entrance.run(source, serving);
+        entrance.run(source, enter(entrance.clone(), stream, source, config.clone(), slot));
     }
     drop(listener);
     let mut connections = std::mem::take(&mut *entrance.connections());

@@ -9,6 +9,9 @@ use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, m
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// What the server says first (RFC 4253 section 4.2), without its end of line.
+pub const IDENTIFICATION: &str = "SSH-2.0-Daypass";
+
 /// Certificates only, post-quantum key exchange first, authenticated ciphers only, no SHA-1, no plain
 /// Diffie-Hellman, no compression.
 pub fn config(identity: HostIdentity, limits: &Limits) -> Config {
@@ -17,7 +20,7 @@ pub fn config(identity: HostIdentity, limits: &Limits) -> Config {
     kexes.extend([kex::EXTENSION_SUPPORT_AS_SERVER, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER]);
     let window = limits.window;
     Config {
-        server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-Daypass")),
+        server_id: SshId::Standard(Cow::Borrowed(IDENTIFICATION)),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         // A refusal is not slower than a success: nothing here is guessable.
         auth_rejection_time: Duration::ZERO,

@@ -6,5 +6,6 @@ mod flow;
 mod forwards;
 mod refusals;
 mod sessions;
+mod tickets;
 mod trust;
 mod world;

@@ -107,6 +107,14 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
+    /// The address of a path of the broker's; each part is one, whatever is in it.
+    fn url(&self, path: &[&str]) -> Result<url::Url, Failure> {
+        let bad = |why| Failure::BadBrokerUrl { url: self.base.clone(), why };
+        let mut url = url::Url::parse(&self.base).map_err(|_| bad(words::URL_UNREADABLE))?;
+        url.path_segments_mut().map_err(|()| bad(words::URL_UNREADABLE))?.clear().extend(path);
+        Ok(url)
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         request.send().await.map_err(|e| self.unsent(&e))
     }
@@ -174,6 +182,13 @@ impl Client {
         self.read(response).await
     }
 
+    /// Nothing is sent but the path, whose parts may be anything.
+    pub async fn post_to<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Failure> {
+        let url = self.url(path)?;
+        let response = self.authorised(|| self.http.post(url.clone())).await?;
+        self.read(response).await
+    }
+
     pub async fn post_nothing<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.authorised(|| self.request(Method::POST, path)).await?;
         self.read(response).await
@@ -189,8 +204,7 @@ impl Client {
     /// tokens. What comes back is the connection behind the handshake.
     pub async fn websocket(&self, path: &[&str], protocol: &'static str) -> Result<Upgraded, Failure> {
         let bad = |why: &str| Failure::BadAnswer { what: words::ANSWER, why: why.to_owned() };
-        let mut url = url::Url::parse(&self.base).map_err(|error| bad(&error.to_string()))?;
-        url.path_segments_mut().map_err(|()| bad(words::URL_UNREADABLE))?.clear().extend(path);
+        let url = self.url(path)?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| Failure::Random)?;
         let key = STANDARD.encode(random);

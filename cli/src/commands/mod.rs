@@ -4,6 +4,7 @@ pub mod answer;
 pub mod completions;
 pub mod device;
 pub mod devices;
+pub mod fdpass;
 pub mod login;
 pub mod logout;
 pub mod play;
@@ -86,7 +87,8 @@ pub async fn run(context: &Context, verb: Verb) -> Result<(), Failure> {
             DeviceVerb::Resume { device, reason } => device::change(context, &device, "resume", reason).await,
         },
         Verb::Completions { shell } => completions::run(context, shell),
-        Verb::Proxy { host } => proxy::run(context, &host).await,
+        Verb::Proxy { host, fdpass: false } => proxy::run(context, &host).await,
+        Verb::Proxy { host, fdpass: true } => fdpass::run(context, &host).await,
         Verb::SshReady => ssh_ready::run(context).await,
     }
 }

@@ -42,7 +42,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     let info = client.broker_info().await?;
     let gateway = Gateway::from_info(&info)?;
     let over = args.over.unwrap_or(config.over);
-    let looking = async { if over == Over::Ssh { gateway.no_way_by_ssh().await } else { None } };
+    let looking = async { if over == Over::Https { None } else { gateway.no_way_by_ssh().await } };
     let ready = identity::ensure(&client, &context.profile, &info.identity_cas, clock::now());
     let (ready, no_way) = tokio::join!(ready, looking);
     ready?;
@@ -53,7 +53,7 @@ pub async fn run(context: &Context, args: SshArgs) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(Failure::Ssh)?;
     Files::of(&gateway, &context.profile, config.over, &program)?.write(&context.profile)?;
     let other_way =
-        (over != config.over).then(|| way(&gateway, &context.profile, over, &program)).transpose()?;
+        if over == config.over { Vec::new() } else { way(&gateway, &context.profile, over, &program)? };
 
     // Only returns if ssh could not be started: from here on, exit code, terminal and agent are its own.
     Err(Failure::Ssh(command(context, &gateway, &device, &grant.login, other_way, &args).exec()))
@@ -192,7 +192,7 @@ fn command(
     gateway: &Gateway,
     device: &DeviceId,
     login: &Login,
-    other_way: Option<String>,
+    other_way: Vec<String>,
     args: &SshArgs,
 ) -> Command {
     let mut ssh = Command::new("ssh");
@@ -200,8 +200,8 @@ fn command(
     // The names are explained in `ssh::config`.
     let host = gateway.host_name(device);
     ssh.arg("-o").arg(format!("HostName={host}")).arg("-o").arg(format!("HostKeyAlias={host}"));
-    if let Some(way) = other_way {
-        ssh.arg("-o").arg(way);
+    for option in other_way {
+        ssh.arg("-o").arg(option);
     }
     if args.tty {
         ssh.arg("-t");

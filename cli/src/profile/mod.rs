@@ -77,13 +77,16 @@ pub struct Config {
     pub login: Login,
 }
 
-/// The port by which the gateway is reached. SSH's own unless somebody says otherwise: `ssh` then needs nothing
-/// but itself, and goes on when a sign-in has ended and the certificate has not.
+/// How the gateway is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Over {
+    /// By its SSH port, straight to the device; as a jump host where that cannot be
     #[default]
     Ssh,
+    /// By its SSH port as a jump host: SSH and nothing else on the wire, and no help but ssh's own
+    Jump,
+    /// By the broker's HTTPS port, which gets through firewalls and through the proxy that HTTPS_PROXY names
     Https,
 }
 

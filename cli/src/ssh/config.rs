@@ -129,10 +129,6 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    fn jump_alias(&self) -> String {
-        format!("daypass-gateway-{}", self.profile.name)
-    }
-
     /// Options of both hops: prove who we are with this profile's certificate and nothing else, and
     /// believe the host CA and nothing else.
     fn both_hops(&self) -> Result<String, Failure> {
@@ -161,7 +157,7 @@ impl Blocks<'_> {
     fn gateway_block(&self) -> Result<String, Failure> {
         Ok(format!(
             "Host {}\n    HostName {}\n    Port {}\n    User daypass\n{}",
-            self.jump_alias(),
+            jump_alias(self.profile),
             self.gateway.host,
             self.gateway.port,
             self.both_hops()?
@@ -169,19 +165,19 @@ impl Blocks<'_> {
     }
 
     /// `through` says how the gateway is reached.
-    fn device_block(&self, patterns: &str, through: &str) -> Result<String, Failure> {
-        Ok(format!("Host {patterns}\n    Port 22\n    {through}\n{}", self.both_hops()?))
+    fn device_block(&self, patterns: &str, through: &[String]) -> Result<String, Failure> {
+        Ok(format!("Host {patterns}\n    Port 22\n    {}\n{}", through.join("\n    "), self.both_hops()?))
     }
 
     /// As ProxyJump would do it; but ssh hands its own `-F` on without quotes, and a path may have a
     /// space in it.
     fn jump_with_own_config(&self) -> Result<String, Failure> {
         let config = self.profile.path(OWN_CONFIG);
-        Ok(format!("ProxyCommand ssh -F '{}' -W '[%h]:%p' {}", quotable(&config)?, self.jump_alias()))
+        Ok(format!("ProxyCommand ssh -F '{}' -W '[%h]:%p' {}", quotable(&config)?, jump_alias(self.profile)))
     }
 
     fn jump(&self) -> String {
-        format!("ProxyJump {}", self.jump_alias())
+        format!("ProxyJump {}", jump_alias(self.profile))
     }
 
     /// This program as ssh calls it, in single quotes for the shell that ssh starts.
@@ -190,29 +186,41 @@ impl Blocks<'_> {
         Ok(format!("'{program}' --home '{home}' --profile {}", self.profile.name))
     }
 
-    fn https(&self) -> Result<String, Failure> {
-        Ok(format!("ProxyCommand {} proxy -- '%h'", self.own_program()?))
+    /// `fdpass`: this program connects and goes, and ssh talks to the gateway by itself.
+    fn proxy(&self, fdpass: bool) -> Result<String, Failure> {
+        let how = if fdpass { " --fdpass" } else { "" };
+        Ok(format!("ProxyCommand {} proxy{how} -- '%h'", self.own_program()?))
+    }
+
+    /// How a device is reached, where `jump` is how it is through the gateway as a jump host.
+    fn way(&self, over: Over, jump: impl Fn() -> Result<String, Failure>) -> Result<Vec<String>, Failure> {
+        let through = match over {
+            Over::Ssh => self.proxy(true)?,
+            Over::Jump => jump()?,
+            Over::Https => self.proxy(false)?,
+        };
+        let fdpass = if over == Over::Ssh { "yes" } else { "no" };
+        Ok(vec![through, format!("ProxyUseFdpass {fdpass}")])
     }
 
     /// How `daypass ssh` reaches a device.
-    fn own_way(&self, over: Over) -> Result<String, Failure> {
-        match over {
-            Over::Ssh => self.jump_with_own_config(),
-            Over::Https => self.https(),
-        }
+    fn own_way(&self, over: Over) -> Result<Vec<String>, Failure> {
+        self.way(over, || self.jump_with_own_config())
     }
 
     /// How plain ssh reaches a device.
-    fn plain_way(&self, over: Over) -> Result<String, Failure> {
-        match over {
-            Over::Ssh => Ok(self.jump()),
-            Over::Https => self.https(),
-        }
+    fn plain_way(&self, over: Over) -> Result<Vec<String>, Failure> {
+        self.way(over, || Ok(self.jump()))
     }
 }
 
-/// The option by which `daypass ssh` goes another way than the profile's, this once.
-pub fn way(gateway: &Gateway, profile: &Profile, over: Over, program: &Path) -> Result<String, Failure> {
+/// What `ssh` calls the gateway where it is a jump host.
+pub fn jump_alias(profile: &Profile) -> String {
+    format!("daypass-gateway-{}", profile.name)
+}
+
+/// The options by which `daypass ssh` goes another way than the profile's, this once.
+pub fn way(gateway: &Gateway, profile: &Profile, over: Over, program: &Path) -> Result<Vec<String>, Failure> {
     Blocks { gateway, profile, program }.own_way(over)
 }
 
@@ -344,7 +352,7 @@ mod tests {
                 Files::of(&gateway, &profile(bad), Over::Ssh, Path::new("/usr/bin/daypass")),
                 Err(Failure::UnfitPath(_))
             ));
-            for over in [Over::Ssh, Over::Https] {
+            for over in [Over::Ssh, Over::Jump, Over::Https] {
                 assert!(Files::of(&gateway, &profile("/h"), over, Path::new(bad)).is_err(), "{bad}");
             }
         }
@@ -357,16 +365,28 @@ mod tests {
     fn over_https_devices_are_reached_without_the_gateways_ssh_port() {
         let gateway = Gateway::from_info(&info()).unwrap();
         let files = Files::of(&gateway, &profile("/h"), Over::Https, Path::new("/bin/daypass")).unwrap();
-        let way = "    ProxyCommand '/bin/daypass' --home '/h' --profile ana proxy -- '%h'\n";
+        let way = "    ProxyCommand '/bin/daypass' --home '/h' --profile ana proxy -- '%h'\n    ProxyUseFdpass no\n";
         for file in [&files.own_config, &files.include] {
             assert!(file.contains(way) && !file.contains("ProxyJump") && !file.contains(" -W "), "{file}");
         }
-        assert_eq!(way_of(&gateway, Over::Https), way.trim());
-        assert!(way_of(&gateway, Over::Ssh).contains(" -W "));
     }
 
-    fn way_of(gateway: &Gateway, over: Over) -> String {
-        way(gateway, &profile("/h"), over, Path::new("/bin/daypass")).unwrap()
+    #[test]
+    fn over_ssh_the_connection_is_handed_to_ssh_and_as_a_jump_host_ssh_needs_nothing_of_ours() {
+        let gateway = Gateway::from_info(&info()).unwrap();
+        let of = |over| Files::of(&gateway, &profile("/h"), over, Path::new("/bin/daypass")).unwrap();
+        let handed = "    ProxyCommand '/bin/daypass' --home '/h' --profile ana proxy --fdpass -- '%h'\n    ProxyUseFdpass yes\n";
+        for file in [of(Over::Ssh).own_config, of(Over::Ssh).include] {
+            assert!(file.contains(handed) && !file.contains("ProxyJump"), "{file}");
+        }
+        let jump = of(Over::Jump);
+        assert!(jump.include.contains("    ProxyJump daypass-gateway-ana\n    ProxyUseFdpass no\n"));
+        assert!(jump.own_config.contains(" -W '[%h]:%p' daypass-gateway-ana\n    ProxyUseFdpass no\n"));
+        // Each way takes back what another one needs.
+        for over in [Over::Ssh, Over::Jump, Over::Https] {
+            let options = way(&gateway, &profile("/h"), over, Path::new("/bin/daypass")).unwrap();
+            assert_eq!(options.len(), 2, "{options:?}");
+        }
     }
 
     #[test]

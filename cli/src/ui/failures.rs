@@ -134,6 +134,16 @@ fn words_of(failure: &Failure) -> (String, Option<String>) {
             ),
         ),
         Failure::NoHome => ("there is no home directory".to_owned(), hint("set HOME")),
+        Failure::NoGateway { host, port, why } => (
+            format!("{host} port {port} cannot be reached: {why}"),
+            hint("if only HTTPS gets out of your network, run `daypass setup ssh --over https`"),
+        ),
+        Failure::NotHandedOver(error) => (
+            format!("the connection could not be handed to ssh: {error}"),
+            hint(
+                "`daypass proxy --fdpass` is what ssh calls; its configuration needs `ProxyUseFdpass yes` beside it",
+            ),
+        ),
         Failure::Ssh(error) => {
             (format!("ssh cannot be started: {error}"), hint("install the OpenSSH client"))
         }

@@ -1,6 +1,7 @@
 //! The words of the program, apart from those about failures and those in `--help`.
 
 use super::clean;
+use crate::failure::Failure;
 use daypass_protocol::api::{Grant, PersonRef, Request};
 use daypass_protocol::channel::{ChannelKind, ChannelSet};
 use daypass_protocol::duration::spoken;
@@ -40,6 +41,7 @@ pub const NO_ANSWER: &str = "(asked; no answer is on record)";
 pub const RECORDING: &str = "the recording";
 pub const CA_FILE: &str = "the certificate authority";
 pub const NO_WEBSOCKET: &str = "it opened no WebSocket for SSH";
+pub const BAD_TICKET: &str = "its ticket does not read";
 pub const NOT_SSH: &str = "what came is not SSH";
 pub const NO_ANSWER_IN_TIME: &str = "no answer";
 pub const NO_GOODBYE: &str = "it ended without a goodbye";
@@ -152,6 +154,12 @@ pub fn set_up(login: &str, suffix: &str) -> String {
 }
 
 /// Said before ssh itself says that it fails.
+/// `daypass proxy --fdpass` goes on without a ticket.
+pub fn by_jump(why: &Failure) -> String {
+    let why = super::failures::said(why).0;
+    format!("{}: going through the gateway as a jump host", why.trim_end_matches('.'))
+}
+
 pub fn no_ssh_port(host: &str, port: u16, why: &str) -> String {
     format!(
         "{host} port {port} cannot be reached ({why}); \

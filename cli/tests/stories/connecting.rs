@@ -1,8 +1,10 @@
 use crate::asking::{live, request};
-use crate::broker::{Broker, Reply};
+use crate::broker::{Broker, Reply, now};
 use crate::place::Place;
 use serde_json::{Value, json};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 fn mine(items: &[Value]) -> Reply {
@@ -151,13 +153,79 @@ fn openssh_reads_the_generated_configuration_as_it_is_meant() {
             assert!(options.lines().any(|found| found == line), "{hop}: {line}\n{options}");
         }
     }
-    let proxy = format!("proxycommand ssh -F '{}' -W '[%h]:%p' daypass-gateway-default", config_path(&place));
-    for line in ["hostname gw-0042.daypass", "user diag", "port 22", &proxy] {
+    for line in ["hostname gw-0042.daypass", "user diag", "port 22", "proxyusefdpass yes"] {
         assert!(device.lines().any(|found| found == line), "{line}\n{device}");
     }
+    let proxy = " proxy --fdpass -- '%h'";
+    assert!(
+        device.lines().any(|line| line.starts_with("proxycommand '") && line.ends_with(proxy)),
+        "{device}"
+    );
     for line in ["hostname 127.0.0.1", "port 2222", "user daypass"] {
         assert!(jump.lines().any(|found| found == line), "{line}\n{jump}");
     }
+}
+
+/// What `daypass ssh` or plain ssh gets told by the broker for a ticket.
+fn ticket(port: u16) -> Reply {
+    let expires_at = now() + Duration::from_secs(30);
+    let ticket = json!({"ticket": "T1", "expires_at": expires_at, "ssh_host": "127.0.0.1", "ssh_port": port});
+    Reply::json(201, &ticket)
+}
+
+#[test]
+fn ssh_is_handed_a_connection_on_which_the_ticket_was_said() {
+    let broker = Broker::start();
+    let place = Place::signed_in(&broker, 300);
+    assert_eq!(place.run(&["setup", "ssh", "--yes"]).code, 0);
+    let gateway = TcpListener::bind("127.0.0.1:0").unwrap();
+    broker.on("POST /v1/ssh/gw-0042.daypass/tickets", ticket(gateway.local_addr().unwrap().port()));
+    let mut ssh = Command::new("/usr/bin/ssh");
+    ssh.arg("-F").arg(place.dir.path().join("home/.ssh/config")).arg("diag@gw-0042.daypass");
+    ssh.env("HOME", place.dir.path().join("home")).stderr(Stdio::piped());
+    let ssh = ssh.spawn().unwrap();
+    let (connection, _) = gateway.accept().unwrap();
+    let mut lines = BufReader::new(connection).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "daypass-ticket T1");
+    assert!(lines.next().unwrap().unwrap().starts_with("SSH-2.0-OpenSSH"), "ssh speaks there itself");
+    drop(lines);
+    let said = ssh.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(255));
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_says_why() {
+    let broker = Broker::start();
+    let place = Place::signed_in(&broker, 300);
+    assert_eq!(place.run(&["setup", "ssh", "--yes"]).code, 0);
+    // No ticket: the gateway as a jump host.
+    broker.on(
+        "POST /v1/ssh/gw-0042.daypass/tickets",
+        Reply::problem(503, "Too many SSH connections are being set up.", None),
+    );
+    let told = place.run(&["proxy", "--fdpass", "gw-0042.daypass"]);
+    assert_eq!(
+        place.notes().unwrap(),
+        ["-F", &config_path(&place), "-W", "[gw-0042.daypass]:22", "daypass-gateway-default"]
+    );
+    let note = "Too many SSH connections are being set up: going through the gateway as a jump host\n";
+    assert!(told.err.starts_with(note), "{told:?}");
+    // Standard output is a pipe here.
+    assert!(told.err.contains("error: the connection could not be handed to ssh: "), "{told:?}");
+    assert!(told.err.contains("`ProxyUseFdpass yes`"), "{told:?}");
+    // A ticket, and nobody at the port.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    broker.on("POST /v1/ssh/gw-0043.daypass/tickets", ticket(port));
+    let told = place.run(&["proxy", "--fdpass", "gw-0043.daypass"]);
+    assert_eq!(told.code, 1);
+    assert!(told.err.starts_with(&format!("error: 127.0.0.1 port {port} cannot be reached: ")), "{told:?}");
+    assert!(told.err.contains("--over https"), "{told:?}");
+    // A ticket that would be two lines.
+    let mut two = json!({"ticket": "T1\r\nSSH-2.0-x", "expires_at": 0, "ssh_host": "127.0.0.1"});
+    two["ssh_port"] = port.into();
+    broker.on("POST /v1/ssh/gw-0044.daypass/tickets", Reply::json(201, &two));
+    let told = place.run(&["proxy", "--fdpass", "gw-0044.daypass"]);
+    assert!(told.err.contains("its ticket does not read"), "{told:?}");
 }
 
 #[test]
@@ -184,7 +252,8 @@ fn setup_shows_what_it_writes_asks_and_is_idempotent() {
     std::fs::remove_file(place.profile().join("id_ed25519-cert.pub")).unwrap();
     let options = resolved(&place, &["-G", "-F", own.to_str().unwrap(), "diag@gw-0042.daypass"]);
     assert!(place.read("id_ed25519-cert.pub").is_some());
-    assert!(options.lines().any(|line| line == "proxyjump daypass-gateway-default"), "{options}");
+    assert!(options.contains(" proxy --fdpass -- '%h'\n"), "{options}");
+    assert!(options.contains("\nproxyusefdpass yes\n"), "{options}");
     assert!(!options.contains("proxycommand false"), "{options}");
 
     // What `daypass ssh` calls a device by is left alone: another profile's identity must not be added.

@@ -36,7 +36,11 @@ fn which_way_is_said_once_or_for_good() {
     place.run(&["ssh", "gw-0042"]);
     assert_eq!(way(&place), None, "it stands in the file");
     place.run(&["ssh", "gw-0042", "--over", "ssh"]);
+    assert!(way(&place).unwrap().contains(" --profile default proxy --fdpass -- '%h'"));
+    assert!(place.notes().unwrap().contains(&"ProxyUseFdpass yes".to_owned()));
+    place.run(&["ssh", "gw-0042", "--over", "jump"]);
     assert!(way(&place).unwrap().contains("-W '[%h]:%p' daypass-gateway-default"));
+    assert!(place.notes().unwrap().contains(&"ProxyUseFdpass no".to_owned()));
     // What is not said again stays as it was.
     let told = place.run(&["setup", "ssh"]);
     assert!(told.err.starts_with("Everything is in place."), "{told:?}");

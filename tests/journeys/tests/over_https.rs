@@ -72,11 +72,12 @@ fn over_https__shell_and_commands_with_input_output_and_exit_code() {
 #[test]
 fn over_https__a_choice_is_made_once_or_for_good() {
     let world = World::start();
-    for (id, over, by_https) in [
-        ("gw-first", None, false),
-        ("gw-once", Some("https"), true),
-        ("gw-good", None, true),
-        ("gw-back", Some("ssh"), false),
+    for (id, over, around) in [
+        ("gw-first", None, [false, false]),
+        ("gw-once", Some("https"), [true, true]),
+        ("gw-jump", Some("jump"), [true, false]),
+        ("gw-good", None, [true, true]),
+        ("gw-back", Some("ssh"), [false, false]),
     ] {
         let (_device, _) = device(&world, id, "exec");
         if id == "gw-good" {
@@ -87,7 +88,9 @@ fn over_https__a_choice_is_made_once_or_for_good() {
         args.extend(["--", "echo", "hello"]);
         assert_eq!(world.cli("engineer", &args).ok().out(), "hello\n");
         world.audited("session.opening", &[id, "\"device_kex\":\"X25519MLKEM768\""]);
-        assert_eq!(world.has_event("session.opening", &[id, " via X25519MLKEM768\""]), by_https, "{id}");
+        // What is around the SSH that is meant for the device: nothing, SSH, or TLS.
+        let is = [" via ", " via X25519MLKEM768\""].map(|kex| world.has_event("session.opening", &[id, kex]));
+        assert_eq!(is, around, "{id}");
     }
 }
 

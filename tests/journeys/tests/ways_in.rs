@@ -13,13 +13,38 @@ fn world() -> Arc<World> {
 }
 
 #[test]
-fn plain_ssh_through_the_jump_host_carries_input_output_and_exit_code() {
+fn plain_ssh_carries_input_output_and_exit_code() {
     let world = world();
     let mut command = world.ssh_command(&["diag@gw-0043.daypass", "wc -c; echo apart >&2; exit 7"]);
     command.stdin(std::process::Stdio::piped());
     let done = Program::run(command, &vec![b'x'; 300_000]).with(7);
     assert_eq!(done.out().trim(), "300000");
     assert_eq!(done.stderr, "apart\n");
+}
+
+#[test]
+fn straight_and_through_the_jump_host_it_is_the_same() {
+    let world = world();
+    let straight = ["diag@gw-0043.daypass", "echo here; exit 4"];
+    let jump = [&["-o", "ProxyUseFdpass=no", "-J", "daypass-gateway-engineer"], &straight[..]].concat();
+    for args in [&straight[..], &jump] {
+        assert_eq!(world.ssh(args).with(4).out(), "here\n");
+    }
+}
+
+#[test]
+fn where_there_is_no_ticket_the_gateway_is_a_jump_host() {
+    let world = World::start();
+    world.ask("gw-0043", "30m");
+    let hello = ["diag@gw-0043.daypass", "echo hello"];
+    let done = world.ssh(&hello).ok();
+    assert_eq!((done.out().as_str(), done.stderr.as_str()), ("hello\n", ""));
+    // The tokens are gone from here; the certificate is good as long as the sign-in is.
+    std::fs::remove_file(world.profile("engineer", "tokens.json")).unwrap();
+    let done = world.ssh(&hello).ok();
+    assert_eq!(done.out(), "hello\n");
+    done.says("going through the gateway as a jump host");
+    world.evidence_is_whole();
 }
 
 #[test]

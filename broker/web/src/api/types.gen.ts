@@ -477,6 +477,26 @@ export type paths = {
     patch?: never;
     trace?: never;
   };
+  '/v1/ssh/{host}/tickets': {
+    parameters: {
+      query?: never;
+      header?: never;
+      path?: never;
+      cookie?: never;
+    };
+    get?: never;
+    put?: never;
+    /**
+     * A ticket to a device: sent in a line `daypass-ticket …` ahead of SSH, it makes a connection to the gateway's SSH port
+     *     one to that device.
+     */
+    post: operations['make_ssh_ticket'];
+    delete?: never;
+    options?: never;
+    head?: never;
+    patch?: never;
+    trace?: never;
+  };
   '/v1/token': {
     parameters: {
       query?: never;
@@ -912,6 +932,18 @@ export type components = {
     SessionId: string;
     /** @enum {string} */
     SessionState: 'opening' | 'open' | 'ended';
+    /**
+     * @description The right to one connection, straight to one device's name, on the gateway's SSH port: `POST
+     *     /v1/ssh/{host}/tickets`. Good once and for moments, for the person who asked only.
+     */
+    SshTicket: {
+      expires_at: components['schemas']['Timestamp'];
+      /** @description Host and port of the SSH gateway. */
+      ssh_host: string;
+      /** Format: int32 */
+      ssh_port: number;
+      ticket: string;
+    };
     /**
      * Format: int64
      * @description A moment, in milliseconds since the Unix epoch, without leap seconds.
@@ -2521,6 +2553,56 @@ export interface operations {
       };
       /** @description Upgrade Required */
       426: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Service Unavailable */
+      503: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+    };
+  };
+  make_ssh_ticket: {
+    parameters: {
+      query?: never;
+      header?: never;
+      path: {
+        /** @description What `ssh` calls the device: its id, with or without the host suffix */
+        host: string;
+      };
+      cookie?: never;
+    };
+    requestBody?: never;
+    responses: {
+      /** @description Created */
+      201: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/json': components['schemas']['SshTicket'];
+        };
+      };
+      /** @description Bad Request */
+      400: {
+        headers: {
+          [name: string]: unknown;
+        };
+        content: {
+          'application/problem+json': components['schemas']['Problem'];
+        };
+      };
+      /** @description Unauthorized */
+      401: {
         headers: {
           [name: string]: unknown;
         };
