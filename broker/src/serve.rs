@@ -167,6 +167,9 @@ impl Running {
                 tracing::warn!("a part of the broker took too long to stop");
             }
         }
+        if let Err(connections) = ctx.tunnel_server.settle(LAST_WORDS).await {
+            tracing::error!(connections, "ends of devices' connections were not written down");
+        }
         if tokio::time::timeout(LAST_WORDS, ctx.recordings.settle()).await.is_err() {
             tracing::warn!("a recording is still to be compressed; the next start does it");
         }

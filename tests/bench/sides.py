@@ -218,3 +218,10 @@ def daypass_config(demo):
     home = pathlib.Path(demo.endpoints["daypass_home"])
     include = next(home.rglob("engineer/ssh_include"))
     return include.read_text().split("\nMatch ", 1)[0]
+
+
+def jump_config(demo):
+    """The same, with the gateway as a jump host."""
+    suffix = demo.endpoints["host_suffix"]
+    jump = f"Host *.{suffix}\n    ProxyJump daypass-gateway-engineer\n    ProxyUseFdpass no\n"
+    return jump + daypass_config(demo)

@@ -11,8 +11,10 @@ use crate::recording::{Recorder, SessionFacts};
 use crate::request::{OutOfScope, StoredGrant, store as requests};
 use crate::tunnel::Tunnel;
 use daypass_protocol::api::{EndReason, RequestState, Verdict};
+use daypass_protocol::channel::ChannelKind;
 use daypass_protocol::ids::{DeviceId, Login, RequestId, SessionId};
 use daypass_protocol::ssh_key::PrivateKey;
+use daypass_protocol::target::ForwardTarget;
 use daypass_protocol::time::Timestamp;
 use daypass_protocol::tunnel::open::OpenKind;
 use std::net::SocketAddr;
@@ -36,7 +38,7 @@ pub enum OpenRefused {
     #[error("your request {request} for {login} on {device} is still waiting for an answer")]
     Waiting { request: RequestId, device: DeviceId, login: Login },
     #[error("your grant {grant} {why}")]
-    NotInGrant { grant: RequestId, why: OutOfScope },
+    NotInGrant { grant: RequestId, why: OutOfScope, device: DeviceId, login: Login, channel: ChannelKind },
     #[error("policy refuses it now: {0}")]
     Policy(String),
     #[error("{0} is not connected")]
@@ -65,7 +67,15 @@ impl OpenRefused {
             Self::Waiting { device, login, .. } => {
                 Some(format!("wait for it with: daypass ssh {device} -l {login}"))
             }
-            Self::NotInGrant { .. } => Some("ask for it with: daypass request --channel".to_owned()),
+            Self::NotInGrant { why: OutOfScope::OwnSsh, .. } => None,
+            Self::NotInGrant { why: OutOfScope::Target(target), device, login, .. } => {
+                // Whoever named it may not be the person: what is no target is not put into a command to copy.
+                let target = target.parse::<ForwardTarget>().ok()?;
+                Some(format!("ask for it with: daypass request {device} -l {login} --forward {target}"))
+            }
+            Self::NotInGrant { device, login, channel, .. } => {
+                Some(format!("ask for it with: daypass request {device} -l {login} --channel {channel}"))
+            }
             Self::DeviceOffline(_) => {
                 Some("it connects by itself when it has power and a network".to_owned())
             }
@@ -147,7 +157,13 @@ async fn live_grant(
                 bound.get_or_insert(grant);
             }
             Err(why) => {
-                nearest.get_or_insert(OpenRefused::NotInGrant { grant: grant.request, why });
+                nearest.get_or_insert_with(|| OpenRefused::NotInGrant {
+                    grant: grant.request,
+                    why,
+                    device: device.clone(),
+                    login: login.clone(),
+                    channel: first.channel_kind(),
+                });
             }
         }
     }

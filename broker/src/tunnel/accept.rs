@@ -1,5 +1,6 @@
 //! The two doors for devices: `/v1/tunnel` and `/v1/enrol`. `protocol/TUNNEL.md` sections 3 to 5.
 
+use super::ends::Ended;
 use super::server::{HelloError, TunnelServer};
 use crate::device::enrolment;
 use crate::http::connection::TlsFacts;
@@ -53,11 +54,7 @@ pub async fn tunnel(
                 Ok((admitted, binding)) => {
                     let Hello { socket, server } = hello;
                     // Boxed here and below, so that what a hello needs is not kept by an idle tunnel.
-                    let served =
-                        Box::pin(server.serve(socket, admitted, binding, facts.group, facts.peer)).await;
-                    if let Err(error) = served {
-                        tracing::error!(%error, "a device's connection could not be recorded");
-                    }
+                    Box::pin(server.serve(socket, admitted, binding, facts.group, facts.peer)).await;
                 }
                 Err(end) => Box::pin(hello.end(end, &facts)).await,
             }
@@ -239,10 +236,11 @@ impl Hello {
             Ok(admitted) => match self.send(&Answer::Welcome(&admitted.welcome)).await {
                 Ok(()) => Ok(admitted),
                 Err(end) => {
-                    let why = "it was gone before its welcome";
-                    if let Err(error) = server.record_end(&admitted.hello.device, facts.peer, why).await {
-                        tracing::error!(%error, "a device's connection could not be recorded");
-                    }
+                    server.ends.add(Ended {
+                        device: admitted.hello.device,
+                        peer: facts.peer,
+                        why: "it was gone before its welcome".to_owned(),
+                    });
                     Err(end)
                 }
             },

@@ -5,6 +5,7 @@ pub mod accept;
 mod attention;
 mod channel;
 mod connection;
+mod ends;
 mod hello;
 mod kept;
 mod registry;

@@ -1,6 +1,7 @@
 //! What the broker does for its devices' tunnels: lets them in, tells them of changes, remembers them.
 
 use super::connection::{Established, Tunnel};
+use super::ends::{Ended, Ends};
 use super::hello::{Claim, Unproven};
 use super::registry::{Taken, Tunnels};
 use crate::audit::{self, Actor, Event, Kind};
@@ -158,6 +159,7 @@ pub struct TunnelServer {
     sessions: Sessions,
     changes: Changes,
     strangers: Mutex<Strangers>,
+    pub(super) ends: Ends,
 }
 
 /// How many refusals of strangers went into the audit log in this minute: whoever proves nothing must
@@ -173,6 +175,7 @@ const STRANGERS_PER_MINUTE: u32 = 60;
 impl TunnelServer {
     pub fn new(db: Db, clock: Clock, trust: Trust, limits: Limits, sessions: Sessions) -> Arc<Self> {
         Arc::new(Self {
+            ends: Ends::start(db.clone(), clock.clone()),
             db,
             clock,
             trust,
@@ -264,6 +267,17 @@ impl TunnelServer {
         }
     }
 
+    /// Waits until the end of every tunnel is written down. What is not within `patience` is counted.
+    pub async fn settle(&self, patience: Duration) -> Result<(), usize> {
+        let settled = async {
+            while !self.tunnels.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            self.ends.written().await;
+        };
+        tokio::time::timeout(patience, settled).await.map_err(|_| self.tunnels.len() + self.ends.left())
+    }
+
     /// Waits for room to judge somebody who has said their part; `None` when there was none for half of the time
     /// that a device waits. A fleet that comes back at once is taken in as fast as the database goes. Whoever
     /// would be judged after they have left is better told to come again: else a broker that is slow for a moment
@@ -273,7 +287,7 @@ impl TunnelServer {
     }
 
     /// Checks a hello, takes the device's place in the registry, and records the connection. Whatever becomes
-    /// of it, [`TunnelServer::serve`] or [`TunnelServer::record_end`] has to record its end.
+    /// of it, [`TunnelServer::serve`] or [`Ends::add`] has to record its end.
     pub(super) async fn admit(
         &self,
         text: &str,
@@ -388,7 +402,7 @@ impl TunnelServer {
         binding: Binding,
         tls_group: String,
         peer: SocketAddr,
-    ) -> Result<(), sqlx::Error> {
+    ) {
         let id = admitted.hello.device.clone();
         let established = Established {
             device: id.clone(),
@@ -404,27 +418,10 @@ impl TunnelServer {
         tracing::info!(device = %id, %peer, group = tunnel.tls_group(), "a device is connected");
         let (why, ()) = tokio::join!(Box::pin(life), Box::pin(self.catch_up(&tunnel, admitted.state)));
         tunnel.close(&why);
-        self.tunnels.remove(&tunnel);
         tracing::info!(device = %id, %peer, %why, "a device is disconnected");
-        // What only the end needs is boxed, so that an idle tunnel does not keep room for it.
-        Box::pin(self.record_end(&id, peer, &why)).await
-    }
-
-    /// Records that a connection of a device is over.
-    pub(super) async fn record_end(
-        &self,
-        id: &DeviceId,
-        peer: SocketAddr,
-        why: &str,
-    ) -> Result<(), sqlx::Error> {
-        let now = self.clock.now();
-        let mut tx = self.db.begin().await?;
-        store::seen(&mut tx, id, None, now).await?;
-        let event = Event::new(Kind::DeviceDisconnected, Actor::Device(id.clone()))
-            .device(id)
-            .detail(serde_json::json!({ "from": peer, "why": made_visible(why, 500) }));
-        let recorded = audit::append(&mut tx, now, event).await?;
-        tx.commit(recorded).await
+        // Before the registry is empty: who waits for the last one waits for this too.
+        self.ends.add(Ended { device: id, peer, why });
+        self.tunnels.remove(&tunnel);
     }
 
     /// Finds the change of state that was committed between the hello's judgement and the tunnel's entry

@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(context: &Context, host: &str) -> Result<(), Failure> {
     let connection = match ticket(context, host).await {
         Ok(ticket) => straight(&ticket).await?,
+        // The gateway would say the same.
+        Err(Failure::Problem(problem)) if problem.status == 400 => return Err(Failure::Problem(problem)),
         Err(why) => {
             context.ui.note(&words::by_jump(&why));
             by_jump(context, host).map_err(Failure::Ssh)?

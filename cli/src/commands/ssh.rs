@@ -218,5 +218,10 @@ fn command(
     ssh.arg("-l").arg(login.as_str());
     ssh.arg("--").arg(gateway.alias(device, &context.profile));
     ssh.args(&args.command);
+    // bash, which ssh calls with a socket for our `proxy --fdpass`, takes that for a remote login and reads ~/.bashrc,
+    // unless it knows of a shell above it.
+    if std::env::var_os("SHLVL").is_none_or(|level| level == "0") {
+        ssh.env("SHLVL", "1");
+    }
     ssh
 }

@@ -213,6 +213,11 @@ fn a_connection_that_does_not_come_about_says_why() {
     // Standard output is a pipe here.
     assert!(told.err.contains("error: the connection could not be handed to ssh: "), "{told:?}");
     assert!(told.err.contains("`ProxyUseFdpass yes`"), "{told:?}");
+    // What the gateway would say too.
+    let problem = Reply::problem(400, "gw..x is not the name of a device", None);
+    broker.on("POST /v1/ssh/gw..x/tickets", problem);
+    let told = place.run(&["proxy", "--fdpass", "gw..x"]);
+    assert_eq!((told.code, told.err.as_str()), (1, "error: gw..x is not the name of a device\n"));
     // A ticket, and nobody at the port.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     broker.on("POST /v1/ssh/gw-0043.daypass/tickets", ticket(port));

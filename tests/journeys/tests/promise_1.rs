@@ -138,6 +138,7 @@ fn promise_1_no_grant_no_bytes__sftp_without_the_channel_granted() {
         let done = Program::run(world.ssh_command(args), b"\0\0\0\x05\x01\0\0\0\x03").with(255);
         assert_eq!(done.out(), "", "{done}");
         done.says("does not include sftp");
+        done.says("hint: ask for it with: daypass request gw-nosftp -l diag --channel sftp");
     }
     world.audited("session.refused", &["ana@example.com", "gw-nosftp", "does not include sftp"]);
     assert_eq!(device.journal(), "", "nothing reached the device");
