@@ -125,7 +125,6 @@ impl<D: Door> Entrance<D> {
 
     /// A place for one more connection from there; or which limit is reached.
     pub(super) fn admit(&self, source: SocketAddr) -> Result<Slot, &'static str> {
-        metrics::counter!("daypass_gateway_connections_total").increment(1);
         let limits = &self.inside().limits;
         let connected = {
             let mut connections = self.connections();
@@ -151,6 +150,7 @@ impl<D: Door> Entrance<D> {
         let connection = self.0.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         let span = info_span!("ssh", connection, %source);
         let counted = async move {
+            metrics::counter!("daypass_gateway_connections_total").increment(1);
             let gauge = metrics::gauge!("daypass_gateway_connections");
             gauge.increment(1.0);
             serving.await;

@@ -103,7 +103,7 @@ mod tests {
     async fn connections_that_end_all_at_once_are_all_written_down() {
         for db in testing::databases().await {
             let ends = Ends::start(db.clone(), Clock::fixed(Timestamp(1000)));
-            for number in 0..3 * AT_ONCE + 1 {
+            for number in 0..=3 * AT_ONCE {
                 ends.add(Ended {
                     device: format!("gw-{number}").parse().unwrap(),
                     peer: "192.0.2.1:1".parse().unwrap(),

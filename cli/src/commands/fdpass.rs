@@ -87,7 +87,7 @@ fn hand_over(connection: &OwnedFd) -> io::Result<()> {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     // One byte, because an ancillary message does not travel alone.
-    match sendmsg(io::stdout(), &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)? {
+    match sendmsg(io::stdout(), &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())? {
         1 => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
