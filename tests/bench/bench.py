@@ -94,7 +94,7 @@ class Demo:
             self.endpoints = json.loads(endpoints.read_text())
             self.environment = {
                 key: value for key, value in os.environ.items() if key not in ("DAYPASS_PROFILE", "DAYPASS_BROKER")
-            } | {"DAYPASS_HOME": self.endpoints["daypass_home"]}
+            } | {"DAYPASS_HOME": self.endpoints["daypass_home"], "SHLVL": "1"}  # As in a terminal.
         except BaseException:
             self.__exit__()
             raise
