@@ -6,6 +6,10 @@ use std::time::SystemTime;
 
 fn main() {
     link_for_size();
+    if target_is("ENV", "musl") && target_is("ARCH", "x86_64") {
+        // src/memmove.rs
+        println!("cargo:rustc-link-arg-bins=-Wl,--wrap=memmove");
+    }
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     println!("cargo::rerun-if-changed=src");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -16,8 +20,7 @@ fn main() {
 /// The device's program is held to a size. Only in profile `shim`, the one that optimises for size and aborts on panic.
 fn link_for_size() {
     println!("cargo:rerun-if-changed=sections.ld");
-    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
-    if is("OPT_LEVEL", "z") && is("CARGO_CFG_TARGET_ENV", "musl") {
+    if std::env::var("OPT_LEVEL").is_ok_and(|level| level == "z") && target_is("ENV", "musl") {
         // All its relocations are relative; packed to a bitmap they take a hundredth of the room.
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
@@ -30,6 +33,10 @@ fn link_for_size() {
         let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{here}/sections.ld");
     }
+}
+
+fn target_is(what: &str, value: &str) -> bool {
+    std::env::var(format!("CARGO_CFG_TARGET_{what}")).is_ok_and(|found| found == value)
 }
 
 /// Where rustup's toolchain has lld under the name that a C compiler looks for.

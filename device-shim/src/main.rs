@@ -1,5 +1,8 @@
 //! The device's program: reads the command line and does what it says.
 
+#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+mod memmove;
+
 use daypass_protocol::join::JoinToken;
 use daypass_shim::args::{self, Command, Files, HELP};
 use daypass_shim::config::{Config, DEFAULT_PATH};

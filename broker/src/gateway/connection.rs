@@ -410,7 +410,7 @@ impl<D: Door> Handler for Connection<D> {
         // Without its read half the library's loop never waits for this channel.
         let (_, write) = channel.split();
         let id = write.id();
-        let (queue, engineer) = input();
+        let (queue, engineer) = input(self.live.relief());
         let waiting = Waiting { write, engineer, pty: None, env: Vec::new() };
         let entry = SessionEntry::new(queue, waiting, self.live.gone.child_token());
         self.live.channels().insert(id, Entry::Session(entry));
@@ -432,7 +432,7 @@ impl<D: Door> Handler for Connection<D> {
         match asked.and_then(|allowed| self.count().map(|()| allowed)) {
             Ok(Allowed::Jump(device)) => {
                 let (_, write) = channel.split();
-                let (pipe_in, out, stream) = pipe();
+                let (pipe_in, out, stream) = pipe(self.live.relief());
                 self.live.channels().insert(write.id(), Entry::Jump(Some(pipe_in)));
                 let person = self.proven()?.person.clone();
                 let jump = Jump { reply, write, out, stream };
@@ -451,7 +451,7 @@ impl<D: Door> Handler for Connection<D> {
                     env: Vec::new(),
                 };
                 let (_, write) = channel.split();
-                let (queue, input) = input();
+                let (queue, input) = input(self.live.relief());
                 let gone = self.live.gone.child_token();
                 let entry = Entry::Session(SessionEntry::begun(queue, gone.clone()));
                 self.live.channels().insert(write.id(), entry);

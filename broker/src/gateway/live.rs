@@ -5,7 +5,7 @@ use super::front::Inside;
 use super::gate::NotAllowed;
 use super::pipe::PipeIn;
 use super::transport::Control;
-use crate::session::wire::{FromEngineer, InputQueue};
+use crate::session::wire::{FromEngineer, InputQueue, Relief};
 use bytes::{Bytes, BytesMut};
 use daypass_protocol::ids::{DeviceId, Login};
 use daypass_protocol::text::made_visible;
@@ -147,14 +147,25 @@ impl<D: Door> Live<D> {
     /// connection has queued. Never 0 or 1, which nothing would reopen.
     pub fn next_window(&self) -> u32 {
         let window = self.inside.limits.window;
-        let queued: usize = self.channels().values().map(Entry::queued).sum();
-        let left = window.saturating_sub(u32::try_from(queued).unwrap_or(u32::MAX));
-        if left < window / 8 {
-            self.control.pause();
-            2
-        } else {
-            left
+        let left = |queued: usize| window.saturating_sub(u32::try_from(queued).unwrap_or(u32::MAX));
+        let queued = || self.channels().values().map(Entry::queued).sum::<usize>();
+        let now = left(queued());
+        if now >= window / 8 {
+            return now;
         }
+        self.control.pause();
+        // Its relief may have come before the rest.
+        if left(queued()) > window / 2 {
+            self.control.resume();
+        }
+        2
+    }
+
+    /// Ends a rest once half the window is free again: less would let what is queued run out before the client
+    /// sends more.
+    pub fn relief(&self) -> Relief {
+        let control = self.control.clone();
+        Relief::new(self.inside.limits.window as usize / 2, move || control.resume())
     }
 
     /// Takes what the client sent on a channel; never waits.
@@ -367,7 +378,7 @@ mod tests {
         let stopping = CancellationToken::new();
         let inside = Arc::new(Inside { door: Arc::new(Wall), gate, limits, stopping });
         let live = Live::new(inside, ([127, 0, 0, 1], 1).into(), control, None);
-        let (queue, engineer) = input();
+        let (queue, engineer) = input(live.relief());
         let gone = live.gone.child_token();
         let entry = SessionEntry { input: queue, tail: BytesMut::new(), waiting: None, gone };
         let id = ChannelId::decode(&mut &[0, 0, 0, 3][..]).unwrap();
@@ -386,6 +397,18 @@ mod tests {
         engineer.recv().await.unwrap();
         engineer.recv().await.unwrap();
         assert!(live.next_window() > WINDOW / 2);
+    }
+
+    #[tokio::test]
+    async fn reading_rests_while_the_queue_is_full_and_no_longer_than_until_half_of_it_is_taken() {
+        let (live, id, mut engineer) = live();
+        live.take(id, &vec![0; 30_000]).unwrap();
+        live.take(id, &vec![0; 32_000]).unwrap();
+        assert!(!live.control.rests());
+        assert_eq!(live.next_window(), 2);
+        assert!(live.control.rests());
+        engineer.recv().await.unwrap();
+        assert!(!live.control.rests(), "it rests while the queue runs out");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! is counted, and the outer window opens only as far as it is taken. What is sent to the client waits in
 //! a bounded buffer for the pump into the outer channel.
 
+use crate::session::wire::Relief;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 pub const ROOM: usize = 128 * 1024;
 
 /// Makes a pipe: the outer connection's two ends, and the stream of the inner connection.
-pub fn pipe() -> (PipeIn, PipeOut, PipeStream) {
+pub fn pipe(relief: Relief) -> (PipeIn, PipeOut, PipeStream) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let queued = Arc::new(AtomicUsize::new(0));
     let out = Arc::new(Mutex::new(Out::default()));
@@ -25,7 +26,7 @@ pub fn pipe() -> (PipeIn, PipeOut, PipeStream) {
     (
         PipeIn { sender, queued: queued.clone(), _alive: alive },
         PipeOut { out: out.clone(), client: gone },
-        PipeStream { receiver, queued, rest: Bytes::new(), out },
+        PipeStream { receiver, queued, relief, rest: Bytes::new(), out },
     )
 }
 
@@ -119,6 +120,7 @@ impl Drop for PipeOut {
 pub struct PipeStream {
     receiver: mpsc::UnboundedReceiver<Bytes>,
     queued: Arc<AtomicUsize>,
+    relief: Relief,
     rest: Bytes,
     out: Arc<Mutex<Out>>,
 }
@@ -139,7 +141,8 @@ impl AsyncRead for PipeStream {
         let n = self.rest.len().min(buf.remaining());
         buf.put_slice(&self.rest[..n]);
         self.rest.advance(n);
-        self.queued.fetch_sub(n, Ordering::AcqRel);
+        let before = self.queued.fetch_sub(n, Ordering::AcqRel);
+        self.relief.taken(before, n);
         Poll::Ready(Ok(()))
     }
 }
@@ -193,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_counted_until_they_are_taken() {
-        let (input, _out, mut stream) = pipe();
+        let (input, _out, mut stream) = pipe(Relief::new(1, || ()));
         assert!(input.push(Bytes::from_static(b"hello")));
         assert_eq!(input.queued(), 5);
         let mut two = [0; 2];
@@ -205,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_way_out_knows_when_the_client_has_ended() {
-        let (input, mut out, _stream) = pipe();
+        let (input, mut out, _stream) = pipe(Relief::new(1, || ()));
         let other = input.clone();
         drop(input);
         tokio::select! {
@@ -219,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_way_out_is_bounded_and_ends_after_its_last_byte() {
-        let (input, mut out, mut stream) = pipe();
+        let (input, mut out, mut stream) = pipe(Relief::new(1, || ()));
         let writing = tokio::spawn(async move {
             stream.write_all(&vec![3; 3 * ROOM]).await.unwrap();
         });

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
-/// How long reading rests after a window was left at two bytes.
+/// How long reading rests at most after a window was left at two bytes.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A buffer that grew past this many times the soft bound is given back when it has emptied. Smaller ones
 /// stay: bulk output fills and empties them all the time, and fresh memory costs page faults.
@@ -60,10 +60,22 @@ impl Control {
         }
     }
 
-    /// Lets reading rest for a moment.
+    /// Lets reading rest for a moment, or until [`Control::resume`].
     pub fn pause(&self) {
         let until = (self.0.started.elapsed() + PAUSE).as_millis();
         self.0.paused_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// Ends a rest.
+    pub fn resume(&self) {
+        if self.0.paused_until.swap(0, Ordering::AcqRel) != 0 {
+            self.0.reader.wake();
+        }
+    }
+
+    #[cfg(test)]
+    pub fn rests(&self) -> bool {
+        self.0.paused_until.load(Ordering::Acquire) != 0
     }
 
     /// Ends the stream: reading and writing fail from now on.
@@ -310,5 +322,20 @@ mod tests {
         let start = Instant::now();
         assert_eq!(transport.read_u8().await.unwrap(), b'a');
         assert!(start.elapsed() >= PAUSE / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_ends_at_once_when_there_is_room_again() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (mut transport, control) = Transport::new(near, 4096, 65536);
+        far.write_all(b"ab").await.unwrap();
+        control.pause();
+        let start = Instant::now();
+        let reading = tokio::spawn(async move { transport.read_u8().await });
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        control.resume();
+        assert_eq!(reading.await.unwrap().unwrap(), b'a');
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

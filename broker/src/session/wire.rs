@@ -12,6 +12,33 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
+/// What is called when a queue that was filled has room again.
+#[derive(Clone)]
+pub struct Relief {
+    below: usize,
+    call: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Relief {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relief").field("below", &self.below).finish_non_exhaustive()
+    }
+}
+
+impl Relief {
+    /// Calls when what is queued falls below this many bytes.
+    pub fn new(below: usize, call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { below, call: Arc::new(call) }
+    }
+
+    /// Of `before` bytes, this many were taken.
+    pub fn taken(&self, before: usize, bytes: usize) {
+        if before >= self.below && before - bytes < self.below {
+            (self.call)();
+        }
+    }
+}
+
 /// Messages that may wait on their way from the device, each time they change hands.
 pub const QUEUE: usize = 4;
 /// Messages that may wait on their way to the device.
@@ -72,10 +99,10 @@ pub struct DeviceChannel {
 
 /// Makes the engineer's input queue: the gateway pushes without waiting and watches
 /// [`InputQueue::queued`]; the session takes.
-pub fn input() -> (InputQueue, Input) {
+pub fn input(relief: Relief) -> (InputQueue, Input) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let count = Arc::new(Count::default());
-    (InputQueue { sender, count: count.clone() }, Input { receiver, count })
+    (InputQueue { sender, count: count.clone() }, Input { receiver, count, relief })
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +179,7 @@ impl InputQueue {
 pub struct Input {
     receiver: mpsc::UnboundedReceiver<FromEngineer>,
     count: Arc<Count>,
+    relief: Relief,
 }
 
 impl Input {
@@ -161,7 +189,8 @@ impl Input {
         self.count.messages.fetch_sub(1, Ordering::AcqRel);
         match &mut message {
             FromEngineer::Data(bytes) => {
-                self.count.bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
+                let before = self.count.bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
+                self.relief.taken(before, bytes.len());
                 self.count.drained.notify_one();
             }
             FromEngineer::Resize(size) => {
@@ -183,8 +212,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn relief_comes_once_when_what_is_queued_falls_below_its_mark() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let (queue, mut input) = input(Relief::new(8, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }));
+        for _ in 0..4 {
+            assert!(queue.push(FromEngineer::Data(Bytes::from_static(b"four"))));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            input.recv().await.unwrap();
+            seen.push(calls.load(Ordering::Relaxed));
+        }
+        assert_eq!(seen, [0, 0, 1, 1]);
+    }
+
+    #[tokio::test]
     async fn sizes_and_signals_that_pile_up_take_no_room() {
-        let (queue, mut input) = input();
+        let (queue, mut input) = input(Relief::new(1, || ()));
         let size = |columns| WindowSize { cols: columns, rows: 24, width_px: 0, height_px: 0 };
         for columns in 1..=10_000 {
             assert!(queue.push(FromEngineer::Resize(size(columns))));

@@ -1,4 +1,4 @@
-//! The one module with `unsafe`: five system interfaces that the type system cannot see
+//! The one module of the library with `unsafe`: five system interfaces that the type system cannot see
 //! through.
 
 #![allow(unsafe_code, reason = "see the safety comment at each block")]
