@@ -18,6 +18,7 @@ use daypass_protocol::text::made_visible;
 use daypass_protocol::tunnel::control;
 use daypass_protocol::tunnel::frame::{CloseCode, Exit};
 use daypass_protocol::tunnel::open::OpenKind;
+use daypass_protocol::tunnel::waker::alone;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -494,8 +495,8 @@ async fn join(
         // An end that is due goes before bytes.
         biased;
         end = live.ended() => Err(end),
-        over = up => Ok(over),
-        over = down => Ok(over),
+        over = alone(up) => Ok(over),
+        over = alone(down) => Ok(over),
     };
 
     let lost = matches!(over, Ok(Over::Lost));

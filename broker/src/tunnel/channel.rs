@@ -19,6 +19,7 @@ use daypass_protocol::tunnel::frame::{CloseCode, DATA_HEADER, Frame, FrameError,
 use daypass_protocol::tunnel::open::{Received, WindowSize};
 use daypass_protocol::tunnel::stream::ReadError;
 use daypass_protocol::tunnel::unacked::Unacked;
+use daypass_protocol::tunnel::waker::alone;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
@@ -163,7 +164,7 @@ async fn run(
             () = outgoing.run(writer) => {}
         }
     };
-    tokio::join!(incoming, outgoing).0
+    tokio::join!(alone(incoming), alone(outgoing)).0
 }
 
 /// From the device to the session.

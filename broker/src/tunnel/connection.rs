@@ -18,7 +18,7 @@ use daypass_protocol::tunnel::frame::{Frame, FrameError};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::{Open, OpenKind, Received, Refused};
 use daypass_protocol::tunnel::stream::{self, ReadError};
-use daypass_protocol::tunnel::waker::OwnWaker;
+use daypass_protocol::tunnel::waker::{OwnWaker, alone};
 use daypass_protocol::tunnel::{MAX_STREAMS, MAX_WINDOW};
 use std::fmt;
 use std::future::poll_fn;
@@ -165,13 +165,13 @@ impl Tunnel {
                     tokio::select! {
                         () = own.over.cancelled() => "closed by the broker".to_owned(),
                         why = drive(io, wanted) => why,
-                        why = own.run_control(to_device, clock) => why,
-                        why = own.watch_silence() => why,
+                        why = alone(own.run_control(to_device, clock)) => why,
+                        why = alone(own.watch_silence()) => why,
                     }
                 })
             };
             let writing = async {
-                let written = writer.run(&over).await;
+                let written = alone(writer.run(&over)).await;
                 // A socket that cannot be written to ends the rest, too.
                 over.cancel();
                 written
@@ -182,8 +182,9 @@ impl Tunnel {
                 why
             };
             // Its end is for yamux to notice, after the last bytes.
-            let reading = over.run_until_cancelled(reader.run());
-            let (why, written, _) = tokio::join!(ending, writing, reading);
+            let reading = alone(over.run_until_cancelled(reader.run()));
+            // In the order in which each gives the next something to do.
+            let (_, why, written) = tokio::join!(biased; reading, ending, writing);
             let mut said = own.why.lock().unwrap_or_else(PoisonError::into_inner);
             match (said.take(), written) {
                 (Some(why), _) => why,

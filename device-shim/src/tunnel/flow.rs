@@ -22,6 +22,7 @@ use daypass_protocol::tunnel::frame::{CloseCode, Exit, Frame, Stream, merge};
 use daypass_protocol::tunnel::hello::Binding;
 use daypass_protocol::tunnel::open::Received;
 use daypass_protocol::tunnel::stream::ReadError;
+use daypass_protocol::tunnel::waker::alone;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
@@ -202,8 +203,8 @@ impl Flow {
         }
         tokio::select! {
             Some(link) = links.recv() => Next::Link(link),
-            stop = self.outward.run(Some(writer), &self.counts) => Next::Stop(stop),
-            stop = self.inward.run(reader, tell, &self.counts) => Next::Stop(stop),
+            stop = alone(self.outward.run(Some(writer), &self.counts)) => Next::Stop(stop),
+            stop = alone(self.inward.run(reader, tell, &self.counts)) => Next::Stop(stop),
         }
     }
 

@@ -1,12 +1,22 @@
 //! A waker for one part of a task.
 //!
-//! A task's futures share one waker, so what wakes one polls all. yamux measures the round trip whenever it is
-//! polled and has not for ten seconds: were it polled by the ping and the pong that keep an idle connection
-//! alive, each of those would cost four messages more, and a device its budget.
+//! A task's futures share one waker, so what wakes one polls all: five parts of a tunnel, each with timers and
+//! queues to ask, for every key that somebody types. And yamux measures the round trip whenever it is polled and has
+//! not for ten seconds: were it polled by the ping and the pong that keep an idle connection alive, each of those
+//! would cost four messages more, and a device its budget.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+
+/// Runs a part of a task, polled only when that part has something to do.
+pub async fn alone<F: Future>(part: F) -> F::Output {
+    let own = OwnWaker::new();
+    let mut part = pin!(part);
+    poll_fn(|cx| own.poll(cx, |cx| part.as_mut().poll(cx))).await
+}
 
 /// Polls a part of a task only when that part has something to do.
 #[derive(Debug)]
@@ -45,7 +55,9 @@ impl Wake for OwnWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.woken.swap(true, Ordering::AcqRel) {
-            self.task.lock().unwrap_or_else(PoisonError::into_inner).wake_by_ref();
+            // Not with the lock held: the task may run at once on another thread, and want it.
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            task.wake();
         }
     }
 }
