@@ -1,8 +1,8 @@
 //! The device is away, or does not answer: the session waits for it, and everybody can see that it does.
 
 use super::End;
-use super::join::Running;
 use super::open::BY_BROKER;
+use super::running::Running;
 use crate::audit::{self, Event, Kind};
 use crate::recording::SessionEvent;
 use crate::tunnel::Tunnel;

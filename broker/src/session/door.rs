@@ -1,7 +1,7 @@
 //! What stands behind the gateway: sign-in by certificate, and sessions.
 
-use super::join::{ChannelRefused, Running};
 use super::open::{Client, OpenRefused, open};
+use super::running::{ChannelRefused, Running};
 use super::{End, asking};
 use crate::audit::{self, Actor, Event, Kind};
 use crate::broker::Ctx;

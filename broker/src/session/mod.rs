@@ -15,6 +15,7 @@ pub mod http;
 mod join;
 mod open;
 mod permit;
+mod running;
 pub mod store;
 #[allow(unused_qualifications, reason = "what utoipa writes for query parameters")]
 mod watch;
