@@ -6,16 +6,14 @@
 //! would cost four messages more, and a device its budget.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Runs a part of a task, polled only when that part has something to do.
-pub async fn alone<F: Future>(part: F) -> F::Output {
-    let own = OwnWaker::new();
-    let mut part = pin!(part);
-    poll_fn(|cx| own.poll(cx, |cx| part.as_mut().poll(cx))).await
+/// A part of a task, polled only when it has something to do. Boxed, or whatever holds it has the room for it twice.
+pub fn alone<F: Future>(part: F) -> impl Future<Output = F::Output> {
+    let (own, mut part) = (OwnWaker::new(), Box::pin(part));
+    poll_fn(move |cx| own.poll(cx, |cx| part.as_mut().poll(cx)))
 }
 
 /// Polls a part of a task only when that part has something to do.
