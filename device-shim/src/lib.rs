@@ -11,7 +11,8 @@
 //! - [`state`], [`trust`], [`clock`]: what the device holds and believes.
 //!
 //! Invariants: one thread does everything but name resolution, so a spawn races with nothing; `unsafe`
-//! stands in [`session::raw`] and, for one C function, beside `main`; the wall clock is never read; every read from the broker is bounded.
+//! stands in [`session::raw`] and, for one C function, beside `main`; the wall clock is never read; every read
+//! from the broker is bounded.
 
 #[cfg(not(any(feature = "post-quantum", feature = "small")))]
 compile_error!("choose a TLS provider: feature `post-quantum` (default) or `small`");

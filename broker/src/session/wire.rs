@@ -13,10 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 /// What is called when a queue that was filled has room again.
-#[derive(Clone)]
 pub struct Relief {
     below: usize,
-    call: Arc<dyn Fn() + Send + Sync>,
+    call: Box<dyn Fn() + Send + Sync>,
 }
 
 impl std::fmt::Debug for Relief {
@@ -28,12 +27,12 @@ impl std::fmt::Debug for Relief {
 impl Relief {
     /// Calls when what is queued falls below this many bytes.
     pub fn new(below: usize, call: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { below, call: Arc::new(call) }
+        Self { below, call: Box::new(call) }
     }
 
     /// Of `before` bytes, this many were taken.
     pub fn taken(&self, before: usize, bytes: usize) {
-        if before >= self.below && before - bytes < self.below {
+        if before >= self.below && before.saturating_sub(bytes) < self.below {
             (self.call)();
         }
     }
