@@ -207,6 +207,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn relief_comes_when_what_is_queued_falls_below_its_mark() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let (input, _out, mut stream) = pipe(Relief::new(4, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert!(input.push(Bytes::from_static(b"hello")));
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            stream.read_u8().await.unwrap();
+            seen.push(calls.load(Ordering::Relaxed));
+        }
+        assert_eq!(seen, [0, 1, 1, 1, 1]);
+    }
+
+    #[tokio::test]
     async fn the_way_out_knows_when_the_client_has_ended() {
         let (input, mut out, _stream) = pipe(Relief::new(1, || ()));
         let other = input.clone();
